@@ -1,0 +1,1 @@
+//! Find, register and balance service instances.
