@@ -1,1 +1,23 @@
-//! Find, register and balance service instances.
+//! Find, register and balance service instances: the client-side discovery library of Livegate.
+//!
+//! [`channel`] makes the two halves of a balancer. The [`Updater`] takes in [`Snapshot`]s and
+//! evidence about health and publishes immutable [`View`]s; every [`Balancer`] picks from the
+//! latest view without a lock. Both are synchronous and are told the time.
+
+mod balance;
+mod balancer;
+mod dice;
+mod endpoint;
+mod pick;
+mod policy;
+mod snapshot;
+mod updater;
+mod view;
+
+pub use balancer::{Balancer, channel};
+pub use endpoint::{Endpoint, EndpointKey};
+pub use pick::{NoEndpoint, Outcome, Pick};
+pub use policy::{Balance, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
+pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
+pub use updater::{Transition, Updater};
+pub use view::{EndpointState, Member, Reason, View};

@@ -1,0 +1,204 @@
+//! Smooth weighted round-robin: nginx's sequence, computed ahead for one whole round.
+//!
+//! The classic algorithm adds each one's weight to its score, takes the highest score (the first
+//! of equals) and subtracts the total from it. Scores depend on weights and counts only, and return
+//! to zero after a round of as many steps as the weights sum up to, so a round is an array and a
+//! pick is one addition to a shared cursor.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// One round, as indices from 0 to n-1.
+#[derive(Debug, Default)]
+pub(crate) struct Sequence(Box<[u32]>);
+
+/// Rounds longer than this, or twice the number of endpoints, are shortened by rounding the
+/// weights: 16384 steps are 64 KiB, and the rounding error of a share is below 1 / 32768.
+const STEPS_MAX: u64 = 16_384;
+
+impl Sequence {
+    /// A round for these weights. A weight of 0 never occurs.
+    pub(crate) fn new(weights: &[u64]) -> Self {
+        Self(round(&quantised(weights)))
+    }
+
+    /// The index at a step; rounds repeat for ever. `None` when there are none.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below an usize"
+    )]
+    pub(crate) fn at(&self, step: u64) -> Option<usize> {
+        let len = self.0.len() as u64;
+        let index = step.checked_rem(len)?;
+        Some(self.0[index as usize] as usize)
+    }
+}
+
+/// Those with one weight take turns among themselves, so only one of each weight can be next: the
+/// front of its queue. Weights that sum up to S have fewer than sqrt(2 S) different values, which
+/// bounds a step.
+struct Class {
+    weight: i64,
+    /// The score of those that have not had this turn; that of the others is one total lower.
+    score: i64,
+    queue: VecDeque<u32>,
+    /// How many at the front of the queue have not had this turn.
+    left: usize,
+}
+
+fn round(weights: &[u64]) -> Box<[u32]> {
+    let mut classes: BTreeMap<u64, Class> = BTreeMap::new();
+    let mut total: i64 = 0;
+    for (index, &weight) in weights
+        .iter()
+        .enumerate()
+        .filter(|(_, weight)| **weight > 0)
+    {
+        let index = u32::try_from(index).expect("fewer than 2^32 endpoints");
+        let weight_signed = i64::try_from(weight).expect("quantised weights are small");
+        total += weight_signed;
+        let class = classes.entry(weight).or_insert_with(|| Class {
+            weight: weight_signed,
+            score: 0,
+            queue: VecDeque::new(),
+            left: 0,
+        });
+        class.queue.push_back(index);
+        class.left += 1;
+    }
+    let mut classes: Vec<Class> = classes.into_values().collect();
+    (0..total).map(|_| step(&mut classes, total)).collect()
+}
+
+fn step(classes: &mut [Class], total: i64) -> u32 {
+    for class in &mut *classes {
+        class.score += class.weight;
+    }
+    let best = classes
+        .iter_mut()
+        .max_by_key(|class| (class.score, std::cmp::Reverse(class.queue[0])))
+        .expect("a round with steps has a class");
+    let index = best.queue.pop_front().expect("a class has members");
+    best.queue.push_back(index);
+    best.left -= 1;
+    if best.left == 0 {
+        best.left = best.queue.len();
+        best.score -= total;
+    }
+    index
+}
+
+/// The weights divided by their greatest common divisor and, if a round is still too long, scaled
+/// down, though never to 0.
+fn quantised(weights: &[u64]) -> Vec<u64> {
+    let divisor = weights.iter().fold(0, |a, &b| gcd(a, b)).max(1);
+    let sum: u128 = weights
+        .iter()
+        .map(|&weight| u128::from(weight / divisor))
+        .sum();
+    let steps_max = u128::from(STEPS_MAX.max(2 * weights.len() as u64));
+    let scale = |weight: u64| {
+        let weight = u128::from(weight / divisor);
+        if sum <= steps_max || weight == 0 {
+            return u64::try_from(weight).expect("it was an u64 before it was divided");
+        }
+        let scaled = (weight * steps_max + sum / 2) / sum;
+        u64::try_from(scaled.max(1)).expect("a share of a small number")
+    };
+    let scaled: Vec<u64> = weights.iter().map(|&weight| scale(weight)).collect();
+    let divisor = scaled.iter().fold(0, |a, &b| gcd(a, b)).max(1);
+    scaled.iter().map(|weight| weight / divisor).collect()
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The algorithm as everybody knows it.
+    fn classic(weights: &[u64], steps: usize) -> Vec<u32> {
+        let total: i64 = weights
+            .iter()
+            .map(|&weight| i64::try_from(weight).unwrap())
+            .sum();
+        let mut scores = vec![0; weights.len()];
+        let mut sequence = Vec::new();
+        for _ in 0..steps {
+            for (score, &weight) in scores.iter_mut().zip(weights) {
+                *score += i64::try_from(weight).unwrap();
+            }
+            let mut best = 0;
+            for index in 1..scores.len() {
+                if scores[index] > scores[best] {
+                    best = index;
+                }
+            }
+            scores[best] -= total;
+            sequence.push(u32::try_from(best).unwrap());
+        }
+        sequence
+    }
+
+    fn take(weights: &[u64], steps: u64) -> Vec<u32> {
+        let sequence = Sequence::new(weights);
+        (0..steps)
+            .map(|step| u32::try_from(sequence.at(step).unwrap()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn four_three_two() {
+        assert_eq!(take(&[4, 3, 2], 9), [0, 1, 2, 0, 1, 0, 2, 1, 0]);
+        assert_eq!(
+            take(&[200, 150, 100], 18),
+            [take(&[4, 3, 2], 9), take(&[4, 3, 2], 9)].concat()
+        );
+    }
+
+    #[test]
+    fn five_one_one_is_nginx_documentation() {
+        assert_eq!(take(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn nothing_gives_nothing() {
+        assert_eq!(Sequence::new(&[]).at(0), None);
+        assert_eq!(Sequence::new(&[0, 0]).at(7), None);
+        assert_eq!(take(&[0, 1], 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn huge_weights_take_bounded_memory_and_keep_their_shares() {
+        let weights = [4_294_967_291, 1_073_741_827, 1];
+        let sequence = Sequence::new(&weights);
+        assert!(sequence.0.len() <= 16_386, "{}", sequence.0.len());
+        let count = |index| sequence.0.iter().filter(|&&other| other == index).count() as f64;
+        assert!((count(0) / count(1) - 4.0).abs() < 0.01);
+        assert_eq!(count(2), 1.0);
+    }
+
+    #[test]
+    fn many_endpoints_of_one_weight_take_turns() {
+        let sequence = Sequence::new(&vec![50; 40_000]);
+        assert_eq!(sequence.0.len(), 40_000);
+        assert!(
+            sequence
+                .0
+                .iter()
+                .enumerate()
+                .all(|(step, &index)| step == index as usize)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_classic_sequence(weights in prop::collection::vec(1u64..40, 1..12)) {
+            let steps = 2 * weights.iter().sum::<u64>();
+            prop_assert_eq!(take(&weights, steps), classic(&weights, usize::try_from(steps).unwrap()));
+        }
+    }
+}

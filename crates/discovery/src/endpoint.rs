@@ -1,0 +1,379 @@
+//! The live object for one instance: what all workers know about it while its incarnation lives.
+//!
+//! Everything here is an atomic of its own. Requests write counters, latency and quarantine; the
+//! [`Updater`](crate::Updater) writes the other flags. Nobody waits for anybody.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::balance::ewma::PeakEwma;
+use crate::pick::Outcome;
+use crate::snapshot::InstanceId;
+
+/// Identifies an [`Endpoint`] within this process: never used twice, so an instance that went and
+/// came back has another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey(pub u64);
+
+/// How much an endpoint can be relied on, best first. A request goes to the best grade there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Grade {
+    /// Nothing speaks against it.
+    Fit,
+    /// It answers, but badly: ejected, or its health check gets wrong answers.
+    Failing,
+    /// It accepts connections and says nothing: stalled, or its health check times out.
+    Silent,
+    /// It does not accept connections, or dropped one just now.
+    Dead,
+    /// It is not to be used whatever its health: draining, out of service, weight 0, removed.
+    Closed,
+}
+
+/// Why an endpoint is not fit, one bit per reason; each has one writer, but for quarantine.
+pub(crate) mod flag {
+    /// Requests failed in a row.
+    pub(crate) const EJECTED: u32 = 1;
+    /// The health check got wrong answers.
+    pub(crate) const FAILING: u32 = 1 << 1;
+    /// The health check got no answer.
+    pub(crate) const SILENT: u32 = 1 << 2;
+    /// Requests wait and nothing comes.
+    pub(crate) const STALLED: u32 = 1 << 3;
+    /// The health check could not connect.
+    pub(crate) const UNREACHABLE: u32 = 1 << 4;
+    /// A request's connection was refused, reset or timed out; set by the request itself.
+    pub(crate) const QUARANTINED: u32 = 1 << 5;
+    /// Not to be used whatever its health.
+    pub(crate) const CLOSED: u32 = 1 << 6;
+
+    /// It is taken to be gone or frozen, so what it was sent will hardly be answered.
+    pub(crate) const LOST: u32 = SILENT | STALLED | UNREACHABLE | QUARANTINED;
+}
+
+/// What all endpoints of one service share with their writer.
+#[derive(Debug)]
+pub(crate) struct Signal {
+    /// Stamps count from here.
+    epoch: Instant,
+    /// Wakes the cluster task; at most one wake-up is stored.
+    pub(crate) wake: Notify,
+    /// So many failures in a row wake the cluster task; 0 never does.
+    pub(crate) failures_max: AtomicU32,
+    /// Requests in flight that were picked by key with bounded load.
+    pub(crate) bounded_in_flight: AtomicU64,
+}
+
+impl Signal {
+    pub(crate) fn new(failures_max: u32) -> Self {
+        let now = Instant::now();
+        Self {
+            // A little before now, so that instants taken just before are told apart, too.
+            epoch: now.checked_sub(Duration::from_secs(60)).unwrap_or(now),
+            wake: Notify::new(),
+            failures_max: AtomicU32::new(failures_max),
+            bounded_in_flight: AtomicU64::new(0),
+        }
+    }
+
+    /// Nanoseconds since the epoch, never 0, which stands for "never". Good for 584 years.
+    pub(crate) fn stamp(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.epoch)).max(1)
+    }
+
+    /// The instant of a stamp.
+    pub(crate) fn instant(&self, stamp: u64) -> Instant {
+        self.epoch + Duration::from_nanos(stamp)
+    }
+}
+
+/// A duration in nanoseconds; durations beyond 584 years are taken for that.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()))
+}
+
+/// One instance as the balancer sees it: identity and live counters.
+#[derive(Debug)]
+pub struct Endpoint {
+    key: EndpointKey,
+    id: InstanceId,
+    address: SocketAddr,
+    signal: Arc<Signal>,
+    flags: AtomicU32,
+    /// Failures since the last success.
+    failures_in_row: AtomicU32,
+    hot: Hot,
+}
+
+/// What every request writes, apart from what every request only reads. 128 bytes, because x86
+/// fetches cache lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Hot {
+    /// Requests in flight in the lower half, those of them without a first byte in the upper.
+    load: AtomicU64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+    /// When the number of requests without a first byte last rose from 0.
+    waiting_since: AtomicU64,
+    last_heard: AtomicU64,
+    last_answer: AtomicU64,
+    /// Usual latency in nanoseconds; 0 before the first answer.
+    latency: AtomicU64,
+    peak: PeakEwma,
+}
+
+const IN_FLIGHT: u64 = 1;
+const WAITING: u64 = 1 << 32;
+
+/// The usual latency follows the last eight answers or so (the same gain as TCP's smoothed
+/// round-trip time, RFC 6298).
+const LATENCY_GAIN: u64 = 8;
+
+impl Endpoint {
+    pub(crate) fn new(id: InstanceId, address: SocketAddr, signal: Arc<Signal>) -> Self {
+        static KEYS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            key: EndpointKey(KEYS.fetch_add(1, Relaxed)),
+            id,
+            address,
+            signal,
+            flags: AtomicU32::new(0),
+            failures_in_row: AtomicU32::new(0),
+            hot: Hot::default(),
+        }
+    }
+
+    /// Identifies it within this process.
+    pub fn key(&self) -> EndpointKey {
+        self.key
+    }
+
+    /// The instance's id.
+    pub fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether new requests avoid it just now, for whatever reason (including draining and
+    /// removal).
+    pub fn is_unfit(&self) -> bool {
+        self.flags.load(Relaxed) != 0
+    }
+
+    /// Whether it is taken to be gone or frozen (refused, reset, unreachable, stalled, or silent
+    /// to its health check), so that a request already sent to it will hardly be answered. Cheap:
+    /// made to be looked at while waiting for a response head.
+    pub fn is_lost(&self) -> bool {
+        self.flags.load(Relaxed) & flag::LOST != 0
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        lower_half(self.hot.load.load(Relaxed))
+    }
+
+    /// Picks ever made of it.
+    pub fn requests(&self) -> u64 {
+        self.hot.requests.load(Relaxed)
+    }
+
+    /// Picks that ended in a failure: no whole response, or a status of 500 to 599. Requests that
+    /// clients gave up are none.
+    pub fn failures(&self) -> u64 {
+        self.hot.failures.load(Relaxed)
+    }
+
+    /// Its usual time until the response head; `None` before the first answer.
+    pub fn latency(&self) -> Option<Duration> {
+        match self.hot.latency.load(Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    pub(crate) fn signal(&self) -> &Arc<Signal> {
+        &self.signal
+    }
+
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags.load(Relaxed)
+    }
+
+    pub(crate) fn grade(&self) -> Grade {
+        let flags = self.flags();
+        if flags == 0 {
+            Grade::Fit
+        } else if flags & flag::CLOSED != 0 {
+            Grade::Closed
+        } else if flags & (flag::QUARANTINED | flag::UNREACHABLE) != 0 {
+            Grade::Dead
+        } else if flags & (flag::SILENT | flag::STALLED) != 0 {
+            Grade::Silent
+        } else {
+            Grade::Failing
+        }
+    }
+
+    /// Sets or clears flags; says whether that changed anything.
+    pub(crate) fn set_flags(&self, flags: u32, on: bool) -> bool {
+        if on {
+            self.flags.fetch_or(flags, Relaxed) & flags != flags
+        } else {
+            self.flags.fetch_and(!flags, Relaxed) & flags != 0
+        }
+    }
+
+    pub(crate) fn failures_in_row(&self) -> u32 {
+        self.failures_in_row.load(Relaxed)
+    }
+
+    pub(crate) fn set_failures_in_row(&self, failures: u32) {
+        self.failures_in_row.store(failures, Relaxed);
+    }
+
+    /// When it last answered, 0 for never.
+    pub(crate) fn last_answer(&self) -> u64 {
+        self.hot.last_answer.load(Relaxed)
+    }
+
+    /// When the last byte came from it, 0 for never.
+    pub(crate) fn last_heard(&self) -> u64 {
+        self.hot.last_heard.load(Relaxed)
+    }
+
+    /// Since when requests wait without a byte from it; `None` when none waits.
+    pub(crate) fn silent_since(&self) -> Option<u64> {
+        let waiting = self.hot.load.load(Relaxed) / WAITING;
+        let since = self.hot.waiting_since.load(Relaxed);
+        (waiting > 0).then(|| since.max(self.last_heard()))
+    }
+
+    /// Peak-sensitive latency in nanoseconds at `stamp`.
+    pub(crate) fn peak_latency(&self, stamp: u64) -> f64 {
+        self.hot.peak.at(stamp)
+    }
+
+    /// Counts a request in.
+    pub(crate) fn begin(&self, now: Instant) {
+        let before = self.hot.load.fetch_add(IN_FLIGHT + WAITING, Relaxed);
+        if before < WAITING {
+            self.hot
+                .waiting_since
+                .store(self.signal.stamp(now), Relaxed);
+        }
+        self.hot.requests.fetch_add(1, Relaxed);
+    }
+
+    /// A first byte came for one of the requests that wait.
+    pub(crate) fn end_waiting(&self) {
+        self.hot.load.fetch_sub(WAITING, Relaxed);
+    }
+
+    /// Counts a request out.
+    pub(crate) fn end(&self, waiting: bool) {
+        let load = if waiting {
+            IN_FLIGHT + WAITING
+        } else {
+            IN_FLIGHT
+        };
+        self.hot.load.fetch_sub(load, Relaxed);
+    }
+
+    pub(crate) fn heard(&self, now: Instant) {
+        self.hot.last_heard.store(self.signal.stamp(now), Relaxed);
+    }
+
+    /// A connection was made: whoever listens there is alive.
+    pub(crate) fn connected(&self) {
+        if self.flags() & flag::QUARANTINED != 0 && self.set_flags(flag::QUARANTINED, false) {
+            self.signal.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn record(&self, outcome: Outcome, started: Instant, now: Instant) {
+        match outcome {
+            Outcome::Answered { status, latency } => {
+                self.answered(latency, now);
+                if (500..=599).contains(&status) {
+                    self.failed()
+                } else {
+                    self.succeeded()
+                }
+            }
+            Outcome::Refused => {
+                // Not a failure in a row: quarantine says all there is to say, and must not turn
+                // into an ejection that outlasts it.
+                self.hot.failures.fetch_add(1, Relaxed);
+                self.quarantine();
+            }
+            Outcome::ConnectTimeout | Outcome::Reset => {
+                self.failed();
+                self.quarantine();
+            }
+            Outcome::HeadTimeout => {
+                self.hot.peak.observe(
+                    now.saturating_duration_since(started),
+                    self.signal.stamp(now),
+                );
+                self.failed();
+            }
+            Outcome::BadResponse | Outcome::BodyFailed => self.failed(),
+            Outcome::Cancelled => {}
+        }
+    }
+
+    fn answered(&self, latency: Duration, now: Instant) {
+        let stamp = self.signal.stamp(now);
+        self.hot.last_heard.store(stamp, Relaxed);
+        self.hot.last_answer.store(stamp, Relaxed);
+        self.hot.peak.observe(latency, stamp);
+        // Not one atomic step: an answer that gets lost here is one of thousands.
+        let usual = self.hot.latency.load(Relaxed);
+        let latency = nanos(latency).max(1);
+        let usual = match usual {
+            0 => latency,
+            _ => usual - usual / LATENCY_GAIN + latency / LATENCY_GAIN,
+        };
+        self.hot.latency.store(usual.max(1), Relaxed);
+    }
+
+    fn succeeded(&self) {
+        if self.failures_in_row() != 0 {
+            self.set_failures_in_row(0);
+        }
+    }
+
+    fn failed(&self) {
+        self.hot.failures.fetch_add(1, Relaxed);
+        let in_row = self.failures_in_row.fetch_add(1, Relaxed).saturating_add(1);
+        if in_row == self.signal.failures_max.load(Relaxed) {
+            self.signal.wake.notify_one();
+        }
+    }
+
+    fn quarantine(&self) {
+        if self.set_flags(flag::QUARANTINED, true) {
+            self.signal.wake.notify_one();
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the lower half is what is asked for"
+)]
+fn lower_half(load: u64) -> u32 {
+    load as u32
+}

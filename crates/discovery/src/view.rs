@@ -1,0 +1,216 @@
+//! What the balancer chooses from: all endpoints of a service at one moment, immutable but for the
+//! endpoints' own counters and flags.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::balance::{Chance, Rotation};
+use crate::endpoint::{Endpoint, EndpointKey, Grade};
+use crate::pick::NoEndpoint;
+use crate::policy::Balance;
+use crate::snapshot::{Instance, Status};
+
+/// Whether and why not an endpoint is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointState {
+    /// Nothing speaks against it.
+    Fit,
+    /// Fit, with a share of traffic that still grows.
+    Warming,
+    /// Takes no new requests because the registry or the operator says so, or its weight is 0.
+    Draining,
+    /// Its requests failed in a row.
+    Ejected,
+    /// Requests wait for it and no byte comes.
+    Stalled,
+    /// Its health check fails, or the registry says that it is down.
+    Unhealthy,
+    /// It refused or dropped a connection and has not accepted one since.
+    Quarantined,
+}
+
+impl EndpointState {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Fit,
+        Self::Warming,
+        Self::Draining,
+        Self::Ejected,
+        Self::Stalled,
+        Self::Unhealthy,
+        Self::Quarantined,
+    ];
+
+    /// Its own name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Warming => "warming",
+            Self::Draining => "draining",
+            Self::Ejected => "ejected",
+            Self::Stalled => "stalled",
+            Self::Unhealthy => "unhealthy",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    /// Its name in the admin API and in metrics, which know fewer: a stalled endpoint is
+    /// `ejected` (its traffic says so), a quarantined one `unhealthy` (it does not accept
+    /// connections). The reasons tell the difference.
+    pub const fn public_name(self) -> &'static str {
+        match self {
+            Self::Stalled => Self::Ejected.name(),
+            Self::Quarantined => Self::Unhealthy.name(),
+            Self::Fit | Self::Warming | Self::Draining | Self::Ejected | Self::Unhealthy => {
+                self.name()
+            }
+        }
+    }
+}
+
+/// One thing that speaks against an endpoint, or that there is to know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// What it makes of the endpoint.
+    pub state: EndpointState,
+    /// In words: "connection refused", "health check: status 500".
+    pub text: Arc<str>,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// One endpoint of a view.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The live object.
+    pub endpoint: Arc<Endpoint>,
+    /// What discovery says about it.
+    pub instance: Arc<Instance>,
+    /// Its share of the traffic in tenths of its weight: 1 to 10, less than 10 while it warms up.
+    pub warmth_tenths: u32,
+    /// Everything that is known to speak against it.
+    pub reasons: Arc<[Reason]>,
+}
+
+impl Member {
+    /// What it is, by the reason that weighs most.
+    pub fn state(&self) -> EndpointState {
+        let worst = self.reasons.iter().map(|reason| reason.state).max();
+        worst.unwrap_or(EndpointState::Fit)
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.endpoint.in_flight()
+    }
+
+    /// Picks ever made of it.
+    pub fn requests(&self) -> u64 {
+        self.endpoint.requests()
+    }
+
+    /// Picks that failed.
+    pub fn failures(&self) -> u64 {
+        self.endpoint.failures()
+    }
+
+    /// Its usual time until the response head.
+    pub fn latency(&self) -> Option<Duration> {
+        self.endpoint.latency()
+    }
+}
+
+/// All endpoints of a service at one moment.
+#[derive(Debug)]
+pub struct View {
+    pub(crate) revision: u64,
+    pub(crate) status: Status,
+    pub(crate) members: Box<[Member]>,
+    pub(crate) rotation: Rotation,
+    /// The worst grade in the rotation.
+    pub(crate) accepts: Grade,
+}
+
+impl View {
+    /// The view before anything is known.
+    pub(crate) fn pending() -> Self {
+        Self {
+            revision: 0,
+            status: Status::Pending,
+            members: Box::default(),
+            rotation: Rotation::new(Balance::Random, Box::default()),
+            accepts: Grade::Fit,
+        }
+    }
+
+    /// The revision of the snapshot it was made from.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The status of that snapshot.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// All endpoints, in the order of their ids.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Whether so few endpoints are fit that others are used as well.
+    pub fn is_panic(&self) -> bool {
+        self.accepts > Grade::Fit
+    }
+
+    pub(crate) fn choose(
+        &self,
+        chance: &Chance,
+        key: Option<u64>,
+        avoid: &[EndpointKey],
+        stamp: u64,
+    ) -> Result<&Arc<Endpoint>, NoEndpoint> {
+        if self.accepts <= Grade::Failing {
+            let usable = |endpoint: &Endpoint| {
+                endpoint.grade() <= self.accepts && !avoid.contains(&endpoint.key())
+            };
+            if let Some(slot) = self.rotation.choose(chance, key, stamp, usable) {
+                return Ok(&slot.endpoint);
+            }
+        }
+        self.least_bad(key.unwrap_or_else(|| chance.dice.roll()), avoid)
+    }
+
+    /// Looks at all endpoints, from a place that depends on `hint` on, for the first of the best.
+    fn least_bad(&self, hint: u64, avoid: &[EndpointKey]) -> Result<&Arc<Endpoint>, NoEndpoint> {
+        let (before, after) = self
+            .members
+            .split_at(crate::dice::index_below(hint, self.members.len()));
+        let mut best = None;
+        for endpoint in after.iter().chain(before).map(|member| &member.endpoint) {
+            let grade = match endpoint.grade() {
+                Grade::Closed => continue,
+                grade if grade <= self.accepts && grade <= Grade::Failing => Grade::Fit,
+                grade => grade,
+            };
+            let rank = (grade, avoid.contains(&endpoint.key()));
+            if best.is_none_or(|(best, _)| rank < best) {
+                best = Some((rank, endpoint));
+            }
+            if rank == (Grade::Fit, false) {
+                break;
+            }
+        }
+        best.map(|(_, endpoint)| endpoint)
+            .ok_or_else(|| self.nothing())
+    }
+
+    fn nothing(&self) -> NoEndpoint {
+        match self.status {
+            _ if !self.members.is_empty() => NoEndpoint::AllUnfit,
+            Status::Pending => NoEndpoint::Pending,
+            Status::Absent => NoEndpoint::Absent,
+            Status::Live | Status::Stale { .. } => NoEndpoint::Empty,
+        }
+    }
+}
