@@ -161,7 +161,7 @@ mod tests {
         events.push(Some("users".into()), None, "live", "listed");
         events.push(None, None, "reloaded", "SIGHUP");
         assert_eq!(numbers(&events.since(0, Some("users"))), [2]);
-        assert_eq!(numbers(&events.since(1, Some("orders"))), []);
+        assert!(events.since(1, Some("orders")).is_empty());
     }
 
     #[test]
