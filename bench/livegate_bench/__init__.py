@@ -1,0 +1,1 @@
+"""Measures livegate, nginx and HAProxy side by side: cost per request, latency, memory."""

@@ -1,0 +1,72 @@
+"""The arithmetic behind the claims: `PYTHONPATH=bench python3 -B -m unittest livegate_bench.tests`."""
+
+import unittest
+
+from . import report, scenarios
+from .measure import Round
+from .process import CpuReading, cpu_between
+
+
+class CpuBetween(unittest.TestCase):
+    def test_sum_is_of_schedstat_and_split_is_of_ticks(self):
+        before = CpuReading({(1, 1): 5_000_000}, 10, 10)
+        after = CpuReading({(1, 1): 9_000_000, (1, 2): 4_000_000}, 11, 13)
+        used = cpu_between(before, after)
+        self.assertAlmostEqual(used.total, 8_000)
+        self.assertAlmostEqual(used.user, 2_000)
+        self.assertAlmostEqual(used.kernel, 6_000)
+
+    def test_time_of_a_thread_that_ended_is_not_lost(self):
+        before = CpuReading({(1, 1): 0, (1, 2): 7_000_000}, 0, 0)
+        after = CpuReading({(1, 1): 1_000_000}, 2, 0)
+        self.assertAlmostEqual(cpu_between(before, after).total, 20_000)
+
+    def test_less_than_a_tick_is_not_lost(self):
+        used = cpu_between(CpuReading({(1, 1): 0}, 0, 0), CpuReading({(1, 1): 3_000}, 0, 0))
+        self.assertAlmostEqual(used.total, 3)
+
+
+class Ratios(unittest.TestCase):
+    def test_rounds_are_compared_in_pairs(self):
+        # The machine is twice as slow in the second round: the ratio does not notice.
+        results = {"livegate": [Round(cpu=8), Round(cpu=16), Round(cpu=9)],
+                   "nginx": [Round(cpu=10), Round(cpu=20), Round(cpu=10)]}
+        self.assertEqual(report.ratios(results, "cpu", "nginx"), (0.8, 0.8, 0.9))
+
+    def test_nothing_to_compare(self):
+        self.assertIsNone(report.ratios({"nginx": [Round(cpu=1)]}, "cpu", "nginx"))
+
+
+class Verdicts(unittest.TestCase):
+    def _met(self, results, names):
+        found = report.verdicts(results, scenarios.select(names, 1))
+        return {(target.scenario, target.rival): met for target, _, met in found}
+
+    def test_limit_is_inclusive_and_rivals_are_apart(self):
+        results = {"small": {"livegate": [Round(cpu=9.0)], "nginx": [Round(cpu=10.0)], "haproxy": [Round(cpu=9.5)]}}
+        met = self._met(results, ["small"])
+        self.assertIs(met["small", "nginx"], True)
+        self.assertIs(met["small", "haproxy"], False)
+        self.assertIsNone(met["1m", "nginx"])
+
+    def test_what_was_asked_for_and_not_measured_is_missed(self):
+        self.assertIs(self._met({"idle-memory": {}}, ["idle-memory"])["idle-memory", None], False)
+
+    def test_idle_memory_is_livegates_alone(self):
+        results = {"idle-memory": {"livegate": [Round(kib_per_connection=1.9)]}}
+        self.assertIs(self._met(results, ["idle-memory"])["idle-memory", None], True)
+
+
+class Selection(unittest.TestCase):
+    def test_groups_and_names_mix_without_repeats(self):
+        names = [scenario.name for scenario in scenarios.select(["1m", "default", "spread"], 3)]
+        self.assertEqual(names[0], "1m")
+        self.assertEqual(sorted(names), sorted(scenarios.NAMES))
+
+    def test_connections_are_for_the_closed_loop_only(self):
+        small, idle = scenarios.select(["small", "idle-memory"], 1, connections=8)
+        self.assertEqual((small.connections, idle.connections), (8, scenarios.IDLE_CONNECTIONS))
+
+
+if __name__ == "__main__":
+    unittest.main()
