@@ -10,6 +10,79 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use livegate_discovery::Balance;
+use thiserror::Error;
+use toml::de::DeTable;
+
+use crate::config::errors::Errors;
+use crate::config::section::{Section, Value};
+
+mod document;
+mod errors;
+mod gateway;
+mod render;
+mod routes;
+mod section;
+mod service;
+#[cfg(test)]
+mod tests;
+mod units;
+mod values;
+
+/// One mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{line}:{column}: {}{message}", if key_path.is_empty() { String::new() } else { format!("{key_path}: ") })]
+pub struct ConfigError {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// Which key it is about, as in `services.orders.instances[1].address`; empty for the file.
+    pub key_path: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+/// Reads a configuration. All mistakes are reported at once, in the order of the text.
+pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
+    let mut errors = Errors::new(text);
+    let text = document::readable(text, &mut errors);
+    let config = match DeTable::parse(&text) {
+        Ok(table) => read(Section::root(&table, &errors)),
+        Err(_) => Config::default(),
+    };
+    let errors = errors.into_sorted();
+    if errors.is_empty() {
+        Ok(config)
+    } else {
+        Err(errors)
+    }
+}
+
+fn read(mut root: Section<'_>) -> Config {
+    let mut config = Config::default();
+    if let Some(section) = root.section("http") {
+        config.http = gateway::http(section);
+    }
+    if let Some(section) = root.section("admin") {
+        config.admin = gateway::admin(section, &config.http);
+    }
+    if let Some(section) = root.section("registry") {
+        config.registry = gateway::registry(section);
+    }
+    if let Some(section) = root.section("discovery") {
+        config.discovery = gateway::discovery(section);
+    }
+    for entry in root.read("services", Value::entries).unwrap_or_default() {
+        let service = service::service(&entry, &config);
+        config.services.insert(entry.key.to_owned(), service);
+    }
+    if let Some(value) = root.get("routes") {
+        config.routes = routes::routes(&value, &config.services);
+    }
+    root.finish();
+    config
+}
 
 /// A whole configuration, checked: every route names a service that exists. The default is what an
 /// empty file means.
@@ -229,25 +302,6 @@ impl ServiceConfig {
     }
 }
 
-/// `balance`: how an endpoint is picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    /// `"random"`, by weight.
-    Random,
-    /// `"round-robin"`, weights ignored.
-    RoundRobin,
-    /// `"weighted-round-robin"`, smooth.
-    WeightedRoundRobin,
-    /// `"least-request"`: the better of two random choices, by weight.
-    LeastRequest,
-    /// `"peak-ewma"`: the faster of two random choices.
-    PeakEwma,
-    /// `"consistent-hash"` with bounded load.
-    ConsistentHash,
-    /// `"maglev"`.
-    Maglev,
-}
-
 /// `hash_on`: what of a request is hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashOn {
@@ -433,7 +487,7 @@ pub struct RouteConfig {
 }
 
 /// Which paths a route is for. Paths are decoded, without repeated slashes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathMatch {
     /// `path`: these whole segments and everything below; no slash at the end (root: "/").
     Prefix(String),
