@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use livegate_discovery::Balancer;
+
 use crate::config::ServiceConfig;
 use crate::metrics::ServiceMetrics;
 
@@ -10,6 +12,8 @@ use crate::metrics::ServiceMetrics;
 pub struct Cluster {
     /// The service's name.
     pub name: Arc<str>,
+    /// Picks an endpoint for a request.
+    pub balancer: Balancer,
     /// The policy of the configuration.
     pub config: Arc<ServiceConfig>,
     /// Counters, kept over reloads.

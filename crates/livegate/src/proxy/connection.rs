@@ -1,0 +1,474 @@
+//! One client connection, from its first request to its last.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use livegate_discovery::Outcome;
+use tokio::net::TcpStream;
+
+use crate::access_log::Entry;
+use crate::buffer::{Buffer, HEAD_BYTES};
+use crate::cluster::Cluster;
+use crate::control::Gateway;
+use crate::http::Framing;
+use crate::proxy::answer;
+use crate::proxy::body::Body;
+use crate::proxy::downstream::{Downstream, Idle};
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::{Broken, Setting};
+use crate::proxy::forward::{Answered, Forward, Tried, Unanswered};
+use crate::proxy::outgoing::Outgoing;
+use crate::proxy::prepare::{Facts, Note, Origin, Plan, Prepared, prepare};
+use crate::proxy::tunnel;
+use crate::route::{Action, Route};
+use crate::worker::Worker;
+
+/// The status that metrics and logs give a request whose client left before the response,
+/// as nginx does.
+const CLIENT_GONE: u16 = 499;
+
+/// What becomes of a connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next request.
+    Keep,
+    /// An orderly end: the client can read to the end what it was sent.
+    Close,
+    /// An end that the client must notice.
+    Cut,
+}
+
+/// Serves one client until either side ends.
+pub async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
+    let _entered = poll_fn(|cx| Poll::Ready(worker.enter(cx.waker().clone()))).await;
+    let mut idle_timeout = worker.gateway().http.idle_timeout;
+    let mut down = Downstream::new(stream, peer, idle_timeout);
+    while down.await_request(&worker, idle_timeout).await == Idle::Request {
+        let gateway = worker.gateway();
+        idle_timeout = gateway.http.idle_timeout;
+        match request(&mut down, &worker, gateway).await {
+            Next::Keep => {}
+            Next::Close => return down.linger().await,
+            Next::Cut => return cut(&down.stream),
+        }
+    }
+}
+
+/// Closes with a reset, so that a truncated response cannot be taken for a whole one.
+fn cut(stream: &TcpStream) {
+    // Without it the client sees a plain end, which HTTP framing tells from a whole
+    // response as well.
+    let _: Result<(), _> = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+/// What is kept of a request for metrics and the access log.
+struct Record {
+    began: Instant,
+    noted: Option<Noted>,
+    tried: Tried,
+    status: u16,
+    bytes: u64,
+    reason: Option<&'static str>,
+    route: Option<Arc<Route>>,
+}
+
+#[derive(Default)]
+struct Noted {
+    text: Vec<u8>,
+    method: usize,
+    target: usize,
+}
+
+impl Note for Noted {
+    fn note(&mut self, method: &str, target: &[u8], request_id: &[u8]) {
+        self.text
+            .reserve_exact(method.len() + target.len() + request_id.len());
+        self.text.extend_from_slice(method.as_bytes());
+        self.text.extend_from_slice(target);
+        self.text.extend_from_slice(request_id);
+        self.method = method.len();
+        self.target = target.len();
+    }
+}
+
+impl Record {
+    fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self.route.as_ref().map(|route| &route.action) {
+            Some(Action::Service(cluster)) => Some(cluster),
+            Some(Action::Status(_) | Action::Redirect { .. }) | None => None,
+        }
+    }
+
+    fn write(&self, worker: &Worker, peer: SocketAddr) {
+        let duration = self.began.elapsed();
+        match &self.route {
+            Some(route) => route.metrics.count(worker.id, self.status),
+            None => worker.shared.unrouted.count(worker.id, self.status),
+        }
+        if let Some(cluster) = self.cluster() {
+            cluster.metrics.observe_duration(worker.id, duration);
+        }
+        let mut log = worker.log.borrow_mut();
+        let (Some(noted), Some(log)) = (&self.noted, log.as_mut()) else {
+            return;
+        };
+        let (method, rest) = noted.text.split_at(noted.method);
+        let (target, request_id) = rest.split_at(noted.target);
+        log.push(&Entry {
+            time: SystemTime::now() - duration,
+            client: peer,
+            method,
+            target,
+            status: self.status,
+            bytes: self.bytes,
+            duration,
+            service: self.cluster().map(|cluster| &*cluster.name),
+            upstream: self.tried.upstream,
+            attempts: self.tried.attempts,
+            reason: self.reason,
+            request_id,
+        });
+    }
+}
+
+/// Serves one request.
+async fn request(down: &mut Downstream, worker: &Rc<Worker>, gateway: Arc<Gateway>) -> Next {
+    let mut record = Record {
+        began: Instant::now(),
+        noted: worker.log.borrow().is_some().then(Noted::default),
+        tried: Tried::default(),
+        status: 0,
+        bytes: 0,
+        reason: None,
+        route: None,
+    };
+    let mut out = Buffer::new(HEAD_BYTES);
+    let next = match read_head(down, worker, &gateway, &mut out, &mut record).await {
+        Head::Prepared(prepared) => {
+            record.route = prepared.route;
+            down.buffer.consume(prepared.head_length);
+            act(
+                down,
+                worker,
+                &gateway,
+                prepared.facts,
+                prepared.plan,
+                out,
+                &mut record,
+            )
+            .await
+        }
+        Head::Refused(error) => refuse(down, worker, None, &error, out, &mut record).await,
+        // Not a request: nothing to count.
+        Head::Nothing => return Next::Close,
+    };
+    record.write(worker, down.peer);
+    next
+}
+
+enum Head {
+    Prepared(Prepared),
+    Refused(ProxyError),
+    Nothing,
+}
+
+async fn read_head(
+    down: &mut Downstream,
+    worker: &Rc<Worker>,
+    gateway: &Gateway,
+    out: &mut Buffer,
+    record: &mut Record,
+) -> Head {
+    let bytes_max = usize::try_from(gateway.http.header_bytes_max)
+        .unwrap_or(usize::MAX)
+        .saturating_add(64);
+    let mut local_host = None;
+    loop {
+        // Whole lines only: a head that comes byte by byte is not parsed for every byte.
+        if down.buffer.filled().contains(&b'\n') || down.buffer.len() >= bytes_max {
+            if local_host.is_none() && is_http_1_0(down.buffer.filled()) {
+                local_host = Some(
+                    down.stream
+                        .local_addr()
+                        .map(|address| address.to_string())
+                        .unwrap_or_default(),
+                );
+            }
+            let origin = Origin {
+                ip: down.peer.ip(),
+                ip_text: down.ip_text(),
+                local_host: local_host.as_deref().unwrap_or_default(),
+            };
+            let note = record.noted.as_mut().map(|noted| noted as &mut dyn Note);
+            let scratch = &mut worker.scratch.borrow_mut();
+            match prepare(down.buffer.filled(), gateway, origin, scratch, out, note) {
+                Ok(Some(prepared)) => return Head::Prepared(prepared),
+                Ok(None) => {}
+                Err(error) => return Head::Refused(error),
+            }
+        }
+        let deadline = record.began + gateway.http.header_timeout;
+        let seen = down.buffer.len();
+        loop {
+            match down.read_more(bytes_max, deadline).await {
+                Some(true)
+                    if down.buffer.filled()[seen..].contains(&b'\n')
+                        || down.buffer.len() >= bytes_max =>
+                {
+                    break;
+                }
+                Some(true) => {}
+                Some(false) => return Head::Nothing,
+                None => return Head::Refused(ProxyError::RequestTimeout),
+            }
+        }
+    }
+}
+
+/// Rare enough that its `Host` may cost something.
+fn is_http_1_0(bytes: &[u8]) -> bool {
+    let line = bytes
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.len() > 1);
+    line.is_some_and(|line| line.ends_with(b"HTTP/1.0\r"))
+}
+
+/// Does what is to be done.
+async fn act(
+    down: &mut Downstream,
+    worker: &Rc<Worker>,
+    gateway: &Gateway,
+    facts: Facts,
+    plan: Plan,
+    mut out: Buffer,
+    record: &mut Record,
+) -> Next {
+    let (cluster, key) = match plan {
+        Plan::Forward { cluster, key } => (cluster, key),
+        Plan::Refuse(error) => {
+            return refuse(down, worker, Some(&facts), &error, out, record).await;
+        }
+        Plan::Status(_) | Plan::Redirect(_) => {
+            let closes = closes_after_own_answer(down, worker, &facts);
+            let date = worker.date();
+            let terms = facts.terms(closes, &date);
+            match record.route.as_ref().map(|route| &route.action) {
+                Some(Action::Redirect { status, location }) => {
+                    answer::write_redirect(&mut out, *status, location, terms);
+                    record.status = *status;
+                }
+                Some(Action::Status(status)) => {
+                    answer::write_status(&mut out, *status, terms);
+                    record.status = *status;
+                }
+                Some(Action::Service(_)) | None => {
+                    unreachable!("the plan was made from this action")
+                }
+            }
+            return send(down, gateway, out, closes, record).await;
+        }
+    };
+    let body = Body::new(facts.framing, true);
+    let mut outgoing = match Outgoing::new(out, body, &mut down.buffer, gateway.http.body_bytes_max)
+    {
+        Ok(outgoing) => outgoing,
+        Err(error) => {
+            return refuse(
+                down,
+                worker,
+                Some(&facts),
+                &error,
+                Buffer::new(HEAD_BYTES),
+                record,
+            )
+            .await;
+        }
+    };
+    let answered = Forward {
+        down,
+        outgoing: &mut outgoing,
+        facts: &facts,
+        cluster: &cluster,
+        key,
+        worker,
+    }
+    .run(&mut record.tried)
+    .await;
+    match answered {
+        Ok(answered) => {
+            relay(
+                down,
+                worker,
+                &facts,
+                &cluster,
+                &mut outgoing,
+                answered,
+                record,
+            )
+            .await
+        }
+        Err(Unanswered::ClientGone) => {
+            record.status = CLIENT_GONE;
+            Next::Cut
+        }
+        Err(Unanswered::Error(error)) => {
+            let facts = Facts {
+                // What is left of the body would be taken for the next request.
+                framing: if outgoing.is_body_received() {
+                    Framing::None
+                } else {
+                    facts.framing
+                },
+                ..facts
+            };
+            refuse(
+                down,
+                worker,
+                Some(&facts),
+                &error,
+                Buffer::new(HEAD_BYTES),
+                record,
+            )
+            .await
+        }
+    }
+}
+
+/// Passes the response on and puts everything back in its place.
+async fn relay(
+    down: &mut Downstream,
+    worker: &Rc<Worker>,
+    facts: &Facts,
+    cluster: &Cluster,
+    outgoing: &mut Outgoing,
+    answered: Answered,
+    record: &mut Record,
+) -> Next {
+    let Answered { mut exchange, pick } = answered;
+    record.status = exchange.status;
+    let latency = match (exchange.sent_at, exchange.answered) {
+        (Some(sent), Some(answered)) => answered.saturating_duration_since(sent),
+        _ => Duration::ZERO,
+    };
+    let outcome = Outcome::Answered {
+        status: exchange.status,
+        latency,
+    };
+    if exchange.is_tunnel {
+        let reply = exchange.take_reply();
+        record.bytes = tunnel::run(down, exchange.into_tunnel(), reply, &pick).await;
+        pick.finish(outcome, Instant::now());
+        return Next::Close;
+    }
+    let mut setting = Setting {
+        down: &mut *down,
+        outgoing,
+        facts,
+        pick: &pick,
+        timeouts: &cluster.config.timeouts,
+        worker,
+        may_retry: false,
+    };
+    let relayed = poll_fn(|cx| exchange.poll_relay(cx, &mut setting)).await;
+    record.bytes = exchange.bytes_out;
+    let now = Instant::now();
+    match relayed {
+        Ok(()) => {
+            cluster
+                .metrics
+                .set_length_hint(worker.id, exchange.body_bytes());
+            let closes = exchange.closes_downstream;
+            let key = pick.endpoint().key();
+            if let Some(up) = exchange.into_reusable() {
+                let pool = cluster.config.pool;
+                worker
+                    .pools
+                    .borrow_mut()
+                    .put(key, up, pool.idle_max, pool.idle_timeout, now);
+            }
+            pick.finish(outcome, now);
+            if closes { Next::Close } else { Next::Keep }
+        }
+        Err(Broken::Upstream) => {
+            record.reason = Some("upstream_truncated");
+            pick.finish(Outcome::BodyFailed, now);
+            Next::Cut
+        }
+        Err(Broken::Client) => {
+            record.reason = Some("client_gone");
+            pick.finish(outcome, now);
+            Next::Cut
+        }
+    }
+}
+
+/// The gateway's own answer can be followed by another request only if nothing of this one
+/// is still to come.
+fn closes_after_own_answer(down: &mut Downstream, worker: &Worker, facts: &Facts) -> bool {
+    let body_is_here = match facts.framing {
+        Framing::None => true,
+        Framing::Length(length) => {
+            let is_here = down.buffer.len() as u64 >= length;
+            if is_here {
+                down.buffer
+                    .consume(usize::try_from(length).unwrap_or(usize::MAX));
+            }
+            is_here
+        }
+        Framing::Chunked | Framing::Close => false,
+    };
+    !facts.keep_alive || !body_is_here || worker.is_stopping()
+}
+
+async fn refuse(
+    down: &mut Downstream,
+    worker: &Rc<Worker>,
+    facts: Option<&Facts>,
+    error: &ProxyError,
+    mut out: Buffer,
+    record: &mut Record,
+) -> Next {
+    let unread = Facts {
+        minor: 1,
+        keep_alive: false,
+        is_head: false,
+        framing: Framing::None,
+        is_idempotent: false,
+        expects_continue: false,
+        upgrades: false,
+    };
+    let facts = facts.unwrap_or(&unread);
+    let closes = closes_after_own_answer(down, worker, facts) || error.closes_downstream();
+    out.clear();
+    let date = worker.date();
+    let service = record.cluster().map(|cluster| Arc::clone(&cluster.name));
+    answer::write_error(
+        &mut out,
+        error,
+        service.as_deref(),
+        facts.terms(closes, &date),
+    );
+    record.status = error.status();
+    record.reason = Some(error.reason());
+    let gateway = worker.gateway();
+    send(down, &gateway, out, closes, record).await
+}
+
+async fn send(
+    down: &mut Downstream,
+    gateway: &Gateway,
+    mut out: Buffer,
+    closes: bool,
+    record: &mut Record,
+) -> Next {
+    record.bytes = out.len() as u64;
+    match down.write_all(&mut out, gateway.http.idle_timeout).await {
+        Ok(()) if closes => Next::Close,
+        Ok(()) => Next::Keep,
+        Err(_) => Next::Cut,
+    }
+}

@@ -1,0 +1,271 @@
+//! Connections to instances, and the idle ones a worker keeps for reuse.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use livegate_discovery::EndpointKey;
+use rustix::net::RecvFlags;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::buffer::Buffer;
+
+/// One connection to an instance.
+pub struct Upstream {
+    /// The socket.
+    pub stream: TcpStream,
+    /// Bytes received and not yet passed on.
+    pub buffer: Buffer,
+    /// True when it has carried an exchange before.
+    pub reused: bool,
+}
+
+/// Makes a connection. The caller bounds the time.
+///
+/// # Errors
+///
+/// What the kernel says; see [`is_local_shortage`] for errors that are not the instance's.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the socket.
+pub async fn connect(address: SocketAddr) -> io::Result<Upstream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_nodelay(true)?;
+    let stream = socket.connect(address).await?;
+    Ok(Upstream {
+        stream,
+        buffer: Buffer::none(),
+        reused: false,
+    })
+}
+
+/// True for errors of making a connection that say nothing about the instance: this
+/// process or this host has run out of something.
+pub fn is_local_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error.raw_os_error().is_some_and(|code| {
+        [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ]
+        .iter()
+        .any(|errno| errno.raw_os_error() == code)
+    })
+}
+
+struct Idle {
+    stream: TcpStream,
+    since: Instant,
+}
+
+impl Idle {
+    /// True when the instance closed it or said something unasked: either way of no use.
+    /// Asks the kernel only when the event loop has seen something happen.
+    fn is_spent(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.stream.poll_read_ready(&mut cx).is_pending() {
+            return false;
+        }
+        !matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// What a worker keeps of one endpoint, newest last.
+struct Pool {
+    idle: Vec<Idle>,
+    idle_timeout: Duration,
+}
+
+/// All idle connections of one worker.
+#[derive(Default)]
+pub struct Pools {
+    pools: HashMap<EndpointKey, Pool, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Pools {
+    /// Takes the newest idle connection that is still good. With `surely`, the kernel is
+    /// asked as well, for a request that must not be sent twice.
+    pub fn take(&mut self, key: EndpointKey, surely: bool) -> Option<Upstream> {
+        let pool = self.pools.get_mut(&key)?;
+        while let Some(idle) = pool.idle.pop() {
+            if idle.is_spent() || (surely && !is_silent(&idle.stream)) {
+                continue;
+            }
+            return Some(Upstream {
+                stream: idle.stream,
+                buffer: Buffer::none(),
+                reused: true,
+            });
+        }
+        None
+    }
+
+    /// Gives back a connection whose exchange ended cleanly; over the bound the oldest goes.
+    pub fn put(
+        &mut self,
+        key: EndpointKey,
+        upstream: Upstream,
+        idle_max: usize,
+        idle_timeout: Duration,
+        now: Instant,
+    ) {
+        debug_assert!(
+            upstream.buffer.is_empty(),
+            "bytes left over from an exchange"
+        );
+        if idle_max == 0 {
+            return;
+        }
+        let pool = self.pools.entry(key).or_insert_with(|| Pool {
+            idle: Vec::new(),
+            idle_timeout,
+        });
+        pool.idle_timeout = idle_timeout;
+        if pool.idle.len() >= idle_max {
+            pool.idle.remove(0);
+        }
+        pool.idle.push(Idle {
+            stream: upstream.stream,
+            since: now,
+        });
+    }
+
+    /// Closes all idle connections of an endpoint: one of them has turned out dead.
+    pub fn forget(&mut self, key: EndpointKey) {
+        self.pools.remove(&key);
+    }
+
+    /// Closes what has idled for too long or was closed by the other side. Called about
+    /// once a second.
+    pub fn sweep(&mut self, now: Instant) {
+        self.pools.retain(|_, pool| {
+            let timeout = pool.idle_timeout;
+            pool.idle
+                .retain(|idle| now.duration_since(idle.since) < timeout && !idle.is_spent());
+            !pool.idle.is_empty()
+        });
+    }
+
+    /// Number of idle connections.
+    pub fn idle(&self) -> usize {
+        self.pools.values().map(|pool| pool.idle.len()).sum()
+    }
+}
+
+/// Asks the kernel whether the other side has neither closed nor sent anything.
+fn is_silent(stream: &TcpStream) -> bool {
+    matches!(
+        rustix::net::recv(
+            stream,
+            &mut [0u8; 1][..],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT
+        ),
+        Err(rustix::io::Errno::AGAIN)
+    )
+}
+
+/// Endpoint keys count upwards; one multiplication spreads them.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio (Knuth, The Art of Computer Programming 6.4).
+        self.0 = (self.0 ^ number)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    const KEY: EndpointKey = EndpointKey(7);
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn pair(listener: &TcpListener) -> (Upstream, TcpStream) {
+        let address = listener.local_addr().expect("bound");
+        let (upstream, accepted) = tokio::join!(connect(address), listener.accept());
+        (upstream.expect("connects"), accepted.expect("accepts").0)
+    }
+
+    #[tokio::test]
+    async fn the_newest_good_connection_is_reused_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let mut pools = Pools::default();
+        let now = Instant::now();
+        let mut peers = Vec::new();
+        for _ in 0..4 {
+            let (upstream, peer) = pair(&listener).await;
+            peers.push((upstream.stream.local_addr().expect("connected"), peer));
+            pools.put(KEY, upstream, 3, LONG, now);
+        }
+        assert_eq!(pools.idle(), 3, "the oldest made room");
+        // The newest is closed by the instance, the one before says something unasked.
+        let (_, closed) = peers.pop().expect("four");
+        drop(closed);
+        let (_, mut talker) = peers.pop().expect("three");
+        talker
+            .write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            .await
+            .expect("writes");
+        for idle in &pools.pools[&KEY].idle[1..] {
+            poll_fn(|cx| idle.stream.poll_read_ready(cx))
+                .await
+                .expect("an event comes");
+        }
+        let (expected, _peer) = peers.pop().expect("two");
+        let taken = pools.take(KEY, false).expect("one is good");
+        assert_eq!(taken.stream.local_addr().expect("connected"), expected);
+        assert!(taken.reused);
+        assert!(pools.take(KEY, false).is_none());
+    }
+
+    #[tokio::test]
+    async fn asking_surely_needs_no_event_loop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let mut pools = Pools::default();
+        let (upstream, peer) = pair(&listener).await;
+        pools.put(KEY, upstream, 3, LONG, Instant::now());
+        drop(peer);
+        assert!(pools.take(KEY, true).is_none());
+    }
+
+    #[tokio::test]
+    async fn sweeping_closes_what_idled_too_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let mut pools = Pools::default();
+        let now = Instant::now();
+        let (upstream, _peer) = pair(&listener).await;
+        pools.put(KEY, upstream, 3, LONG, now);
+        pools.sweep(now + LONG - Duration::from_secs(1));
+        assert_eq!(pools.idle(), 1);
+        pools.sweep(now + LONG);
+        assert_eq!((pools.idle(), pools.pools.len()), (0, 0));
+    }
+}
