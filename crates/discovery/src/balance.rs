@@ -4,6 +4,8 @@
 pub(crate) mod draw;
 pub(crate) mod ewma;
 pub(crate) mod least;
+pub(crate) mod maglev;
+pub(crate) mod ring;
 pub(crate) mod sequence;
 
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use crate::endpoint::Endpoint;
 use crate::policy::Balance;
 use draw::Draw;
 use least::Load;
+use maglev::Maglev;
+use ring::Ring;
 use sequence::Sequence;
 
 /// One endpoint that may be chosen.
@@ -35,10 +39,12 @@ pub(crate) struct Chance {
 /// The endpoints to choose from, and how.
 #[derive(Debug)]
 pub(crate) struct Rotation {
+    /// Those to choose from in the usual way.
     slots: Box<[Slot]>,
     /// Serves keyed choices without a key, too.
     draw: Draw,
     table: Table,
+    weight_total: f64,
 }
 
 #[derive(Debug)]
@@ -46,6 +52,9 @@ enum Table {
     Random,
     Sequence(Sequence),
     Least(Load),
+    /// Over all open endpoints, and therefore good for many views.
+    Ring(Arc<Ring>),
+    Maglev(Arc<Maglev>),
 }
 
 /// After so many unusable choices in a row it is better to look at all endpoints. Choices turn out
@@ -54,25 +63,52 @@ enum Table {
 const TRIES: usize = 4;
 
 impl Rotation {
-    pub(crate) fn new(balance: Balance, slots: Box<[Slot]>) -> Self {
+    /// A rotation over `slots`; `open` are these and those that are not fit just now, which keyed
+    /// balances keep in their tables. Tables of `before` are used again if they are the same.
+    pub(crate) fn new(
+        balance: Balance,
+        slots: Box<[Slot]>,
+        open: Box<[Slot]>,
+        before: Option<&Self>,
+    ) -> Self {
         let weights: Vec<u64> = slots.iter().map(|slot| slot.weight).collect();
-        let draw = Draw::new(&weights);
         let table = match balance {
-            Balance::Random | Balance::ConsistentHash | Balance::Maglev => Table::Random,
+            Balance::Random => Table::Random,
             Balance::RoundRobin | Balance::WeightedRoundRobin => {
                 Table::Sequence(Sequence::new(&weights))
             }
             Balance::LeastRequest => Table::Least(Load::requests(&weights)),
             Balance::PeakEwma => Table::Least(Load::latency(&weights)),
+            Balance::ConsistentHash => Table::Ring(match before.map(|before| &before.table) {
+                Some(Table::Ring(ring)) if are_same(ring.slots(), &open) => Arc::clone(ring),
+                _ => Arc::new(Ring::new(open)),
+            }),
+            Balance::Maglev => Table::Maglev(match before.map(|before| &before.table) {
+                Some(Table::Maglev(maglev)) if are_same(maglev.slots(), &open) => {
+                    Arc::clone(maglev)
+                }
+                _ => Arc::new(Maglev::new(open)),
+            }),
         };
-        Self { slots, draw, table }
+        let weight_total = weights.iter().map(|&weight| weight as f64).sum();
+        Self {
+            draw: Draw::new(&weights),
+            slots,
+            table,
+            weight_total,
+        }
+    }
+
+    /// Whether picks by key must be counted to bound the load.
+    pub(crate) fn is_bounded(&self) -> bool {
+        matches!(self.table, Table::Ring(_))
     }
 
     /// Chooses among those that `usable` accepts. `None` does not mean that there are none.
     pub(crate) fn choose(
         &self,
         chance: &Chance,
-        _key: Option<u64>,
+        key: Option<u64>,
         stamp: u64,
         usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<&Slot> {
@@ -80,18 +116,28 @@ impl Rotation {
             let slot = &self.slots[index];
             usable(&slot.endpoint).then_some(slot)
         };
-        (0..TRIES).find_map(|_| match &self.table {
-            Table::Random => usable_slot(self.draw.one(&chance.dice)?),
-            Table::Sequence(sequence) => {
-                usable_slot(sequence.at(chance.cursor.fetch_add(1, Relaxed))?)
+        match (&self.table, key) {
+            (Table::Ring(ring), Some(key)) => ring.find(key, self.weight_total, &usable),
+            (Table::Maglev(maglev), Some(key)) => maglev.find(key, &usable),
+            (Table::Random, _) | (Table::Ring(_) | Table::Maglev(_), None) => {
+                (0..TRIES).find_map(|_| usable_slot(self.draw.one(&chance.dice)?))
             }
-            Table::Least(load) => {
+            (Table::Sequence(sequence), _) => (0..TRIES)
+                .find_map(|_| usable_slot(sequence.at(chance.cursor.fetch_add(1, Relaxed))?)),
+            (Table::Least(load), _) => (0..TRIES).find_map(|_| {
                 let (first, second) = self.draw.two(&chance.dice)?;
                 match (usable_slot(first), usable_slot(second)) {
                     (Some(a), Some(b)) => Some(if load.is_less(b, a, stamp) { b } else { a }),
                     (a, b) => a.or(b),
                 }
-            }
-        })
+            }),
+        }
     }
+}
+
+/// Whether two lists have the same endpoints with the same weights.
+fn are_same(a: &[Slot], b: &[Slot]) -> bool {
+    let same =
+        |(a, b): (&Slot, &Slot)| Arc::ptr_eq(&a.endpoint, &b.endpoint) && a.weight == b.weight;
+    a.len() == b.len() && a.iter().zip(b).all(same)
 }

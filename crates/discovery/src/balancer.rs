@@ -67,7 +67,8 @@ impl Balancer {
         if panic {
             self.shared.panic_picks.fetch_add(1, Relaxed);
         }
-        Ok(Pick::new(Arc::clone(endpoint), panic, false, now))
+        let bounded = key.is_some() && view.rotation.is_bounded();
+        Ok(Pick::new(Arc::clone(endpoint), panic, bounded, now))
     }
 
     /// All endpoints with state, reasons and counters.

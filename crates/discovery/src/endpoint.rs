@@ -84,11 +84,6 @@ impl Signal {
     pub(crate) fn stamp(&self, now: Instant) -> u64 {
         nanos(now.saturating_duration_since(self.epoch)).max(1)
     }
-
-    /// The instant of a stamp.
-    pub(crate) fn instant(&self, stamp: u64) -> Instant {
-        self.epoch + Duration::from_nanos(stamp)
-    }
 }
 
 /// A duration in nanoseconds; durations beyond 584 years are taken for that.
@@ -107,9 +102,31 @@ pub struct Endpoint {
     address: SocketAddr,
     signal: Arc<Signal>,
     flags: AtomicU32,
+    /// The gravest [`Blame`] since the quarantine began.
+    blame: AtomicU32,
     /// Failures since the last success.
     failures_in_row: AtomicU32,
     hot: Hot,
+}
+
+/// What broken connection an endpoint is blamed for, gravest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    None,
+    TimedOut,
+    Reset,
+    Refused,
+}
+
+impl Blame {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::None => "connection failed",
+            Self::TimedOut => "connect timed out",
+            Self::Reset => "connection reset",
+            Self::Refused => "connection refused",
+        }
+    }
 }
 
 /// What every request writes, apart from what every request only reads. 128 bytes, because x86
@@ -146,6 +163,7 @@ impl Endpoint {
             address,
             signal,
             flags: AtomicU32::new(0),
+            blame: AtomicU32::new(Blame::None as u32),
             failures_in_row: AtomicU32::new(0),
             hot: Hot::default(),
         }
@@ -235,6 +253,18 @@ impl Endpoint {
         }
     }
 
+    pub(crate) fn blame(&self) -> Blame {
+        let blame = self.blame.load(Relaxed);
+        [Blame::TimedOut, Blame::Reset, Blame::Refused]
+            .into_iter()
+            .find(|other| *other as u32 == blame)
+            .unwrap_or(Blame::None)
+    }
+
+    pub(crate) fn clear_blame(&self) {
+        self.blame.store(Blame::None as u32, Relaxed);
+    }
+
     pub(crate) fn failures_in_row(&self) -> u32 {
         self.failures_in_row.load(Relaxed)
     }
@@ -316,11 +346,15 @@ impl Endpoint {
                 // Not a failure in a row: quarantine says all there is to say, and must not turn
                 // into an ejection that outlasts it.
                 self.hot.failures.fetch_add(1, Relaxed);
-                self.quarantine();
+                self.quarantine(Blame::Refused);
             }
-            Outcome::ConnectTimeout | Outcome::Reset => {
+            Outcome::ConnectTimeout => {
                 self.failed();
-                self.quarantine();
+                self.quarantine(Blame::TimedOut);
+            }
+            Outcome::Reset => {
+                self.failed();
+                self.quarantine(Blame::Reset);
             }
             Outcome::HeadTimeout => {
                 self.hot.peak.observe(
@@ -363,7 +397,8 @@ impl Endpoint {
         }
     }
 
-    fn quarantine(&self) {
+    fn quarantine(&self, blame: Blame) {
+        self.blame.fetch_max(blame as u32, Relaxed);
         if self.set_flags(flag::QUARANTINED, true) {
             self.signal.wake.notify_one();
         }

@@ -19,5 +19,5 @@ pub use endpoint::{Endpoint, EndpointKey};
 pub use pick::{NoEndpoint, Outcome, Pick};
 pub use policy::{Balance, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
 pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
-pub use updater::{Transition, Updater};
+pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
 pub use view::{EndpointState, Member, Reason, View};

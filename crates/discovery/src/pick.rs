@@ -19,7 +19,8 @@ pub enum NoEndpoint {
     #[error("the service has no instances")]
     Empty,
     /// It has instances, but none that takes requests: all are draining, out of service or have
-    /// weight 0. Bad health alone never leads here, for then the least bad are tried.
+    /// weight 0. Bad health alone never leads here, for then the least bad are tried (unless the
+    /// policy forbids panic).
     #[error("no instance of the service takes requests")]
     AllUnfit,
 }

@@ -1,15 +1,33 @@
-//! The writing half: keeps endpoints while their incarnation lives, and publishes views.
+//! The writing half: keeps endpoints while their incarnation lives, weighs the evidence about
+//! them, and publishes views.
+//!
+//! Discovery says who exists ([`Updater::apply`]); probes ([`Updater::set_health`],
+//! [`Updater::connected`], [`Updater::refused`], [`Updater::spoke`]) and traffic (through the
+//! endpoints' own counters, looked at by [`Updater::tick`]) say who is fit; the operator says who
+//! may ([`Updater::set_drained`]). None overrules another: an endpoint is picked when nobody
+//! objects.
+
+mod entry;
+mod outlier;
+mod quarantine;
+mod stall;
+mod transition;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use crate::balance::{Rotation, Slot};
 use crate::balancer::Shared;
-use crate::endpoint::{Endpoint, Grade, flag};
+use crate::endpoint::{Endpoint, Grade};
 use crate::policy::{Balance, Policy};
-use crate::snapshot::{Instance, InstanceId, InstanceState, Snapshot, Status};
+use crate::snapshot::{Instance, InstanceId, Snapshot, Status};
 use crate::view::{Member, View};
+use entry::{Entry, WARM};
+use stall::LatestAnswers;
+use transition::Change;
+pub use transition::Transition;
 
 /// Writes what the [`Balancer`](crate::Balancer)s of one service read. There is exactly one.
 #[derive(Debug)]
@@ -19,26 +37,55 @@ pub struct Updater {
     status: Status,
     revision: u64,
     entries: BTreeMap<InstanceId, Entry>,
+    /// Those that left a moment ago, and when.
+    departed: BTreeMap<InstanceId, (Entry, Instant)>,
+    /// Instances that the operator drained, and since when; known or not, for an instance that
+    /// restarts stays drained.
+    drained: BTreeMap<InstanceId, Instant>,
+    /// Whether there were any instances yet; the first ones are not new.
+    has_begun: bool,
+    is_dirty: bool,
 }
 
-/// Something changed for an instance, and why.
+/// What a health check finds. The cause is shown to people: "status 500".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transition {
-    /// Whom it is about.
-    pub instance: InstanceId,
-    /// What happened, in one or two words for programs: `joined`, `ejected`.
-    pub kind: &'static str,
-    /// Why, in words.
-    pub cause: String,
-    /// When.
-    pub at: Instant,
+pub enum Health {
+    /// It passes.
+    Healthy,
+    /// It answers, but wrongly.
+    Failing {
+        /// How.
+        cause: String,
+    },
+    /// It accepts connections, but does not answer in time.
+    Silent {
+        /// How.
+        cause: String,
+    },
+    /// It cannot be connected to.
+    Unreachable {
+        /// How.
+        cause: String,
+    },
 }
 
-#[derive(Debug)]
-struct Entry {
-    instance: Arc<Instance>,
-    endpoint: Arc<Endpoint>,
+/// What should be found out about an endpoint now, instead of at the next health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// Whether it accepts connections.
+    Connects,
+    /// Whether it says anything at all, if only an error.
+    Speaks,
 }
+
+/// The instance is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such instance")]
+pub struct UnknownInstance;
+
+/// An instance that leaves and comes back under the same id and address within this time is the
+/// same; Curator deletes and makes its nodes anew on every reconnect.
+const SAME_WITHIN: Duration = Duration::from_secs(1);
 
 impl Updater {
     pub(crate) fn new(policy: Policy, shared: Arc<Shared>) -> Self {
@@ -48,70 +95,376 @@ impl Updater {
             status: Status::Pending,
             revision: 0,
             entries: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            drained: BTreeMap::new(),
+            has_begun: false,
+            is_dirty: false,
         }
     }
 
-    /// Takes in a new snapshot and publishes the view it makes.
-    pub fn apply(&mut self, snapshot: &Snapshot, _now: Instant) -> Vec<Transition> {
+    /// Resolves when a request has changed something that [`tick`](Self::tick) should look at
+    /// now. Wake-ups do not add up. Cancel-safe.
+    pub async fn woken(&self) {
+        self.shared.signal.wake.notified().await;
+    }
+
+    /// Takes in a new snapshot and publishes the view it makes. Endpoints keep counters, health
+    /// and running requests through changes of weight, metadata and state.
+    pub fn apply(&mut self, snapshot: &Snapshot, now: Instant) -> Vec<Transition> {
         self.status = snapshot.status;
         self.revision = snapshot.revision;
-        let mut before = std::mem::take(&mut self.entries);
-        for instance in snapshot.instances.values() {
-            let kept = before
-                .remove(&instance.id)
-                .filter(|entry| entry.instance.address == instance.address);
-            let endpoint = kept.map_or_else(
-                || {
-                    Arc::new(Endpoint::new(
-                        instance.id.clone(),
-                        instance.address,
-                        Arc::clone(&self.shared.signal),
-                    ))
-                },
-                |entry| entry.endpoint,
-            );
-            let closed = instance.weight == 0 || instance.state != InstanceState::Up;
-            endpoint.set_flags(flag::CLOSED, closed);
-            self.entries.insert(
-                instance.id.clone(),
-                Entry {
-                    instance: Arc::new(instance.clone()),
-                    endpoint,
-                },
+        let mut transitions = Vec::new();
+        let instances = &snapshot.instances;
+        let stays = |entry: &Entry| {
+            let instance = instances.get(&entry.instance.id);
+            instance.is_some_and(|instance| instance.address == entry.instance.address)
+        };
+        let leavers: Vec<InstanceId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !stays(entry))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in leavers {
+            transitions.extend(self.leave(&id, now));
+        }
+        for instance in instances.values() {
+            let changes = match self.entries.get_mut(&instance.id) {
+                Some(entry) => entry.update(instance, self.policy.warm_up, now),
+                None => self.join(instance, now),
+            };
+            transitions.extend(
+                changes
+                    .into_iter()
+                    .map(|change| change.of(&instance.id, now)),
             );
         }
-        for entry in before.values() {
-            entry.endpoint.set_flags(flag::CLOSED, true);
-        }
-        self.publish();
-        Vec::new()
+        self.has_begun |= !self.entries.is_empty();
+        self.is_dirty = true;
+        transitions.extend(self.tick(now));
+        transitions
     }
 
-    fn publish(&self) {
-        let member = |entry: &Entry| Member {
-            endpoint: Arc::clone(&entry.endpoint),
-            instance: Arc::clone(&entry.instance),
-            warmth_tenths: 10,
-            reasons: Arc::default(),
+    fn leave(&mut self, id: &InstanceId, now: Instant) -> Option<Transition> {
+        let entry = self.entries.remove(id)?;
+        entry.close(true);
+        let cause = format!("no longer listed, {} in flight", entry.endpoint.in_flight());
+        self.departed.insert(id.clone(), (entry, now));
+        Some(Change::new("left", cause).of(id, now))
+    }
+
+    fn join(&mut self, instance: &Instance, now: Instant) -> Vec<Change> {
+        let departed = self.departed.remove(&instance.id).filter(|(entry, left)| {
+            entry.instance.address == instance.address
+                && now.saturating_duration_since(*left) <= SAME_WITHIN
+        });
+        let (entry, changes) = match departed {
+            Some((mut entry, _)) => {
+                let mut changes = vec![Change::new(
+                    "rejoined",
+                    "back within a second, nothing reset",
+                )];
+                changes.extend(entry.update(instance, self.policy.warm_up, now));
+                (entry, changes)
+            }
+            None => {
+                let signal = Arc::clone(&self.shared.signal);
+                let endpoint =
+                    Arc::new(Endpoint::new(instance.id.clone(), instance.address, signal));
+                let mut entry = Entry::new(Arc::new(instance.clone()), endpoint, now);
+                entry.drain(self.drained.get(&instance.id).copied());
+                if self.has_begun {
+                    entry.begin_warm_up(self.policy.warm_up, now);
+                }
+                let cause = format!(
+                    "listed at {} with weight {}",
+                    instance.address, instance.weight
+                );
+                (entry, vec![Change::new("joined", cause)])
+            }
         };
-        let members: Box<[Member]> = self.entries.values().map(member).collect();
-        let slots = members
-            .iter()
-            .filter(|member| member.endpoint.grade() == Grade::Fit)
-            .map(|member| Slot {
-                endpoint: Arc::clone(&member.endpoint),
-                weight: match self.policy.balance {
-                    Balance::RoundRobin => 1,
-                    _ => u64::from(member.instance.weight),
-                },
-            })
+        self.entries.insert(instance.id.clone(), entry);
+        changes
+    }
+
+    /// Takes in a new policy; nothing that is known about endpoints is lost.
+    pub fn set_policy(&mut self, policy: Policy, now: Instant) -> Vec<Transition> {
+        self.policy = policy;
+        self.shared
+            .signal
+            .failures_max
+            .store(policy.outlier.consecutive_failures, Relaxed);
+        for entry in self.entries.values_mut() {
+            entry
+                .outlier
+                .apply_policy(&entry.endpoint, &policy.outlier, now);
+        }
+        self.is_dirty = true;
+        self.tick(now)
+    }
+
+    /// The operator drains an instance, or no longer does. It stays drained when it restarts.
+    pub fn set_drained(
+        &mut self,
+        id: &InstanceId,
+        drained: bool,
+        now: Instant,
+    ) -> Result<Vec<Transition>, UnknownInstance> {
+        let entry = self.entries.get_mut(id);
+        if entry.is_none() && !self.drained.contains_key(id) {
+            return Err(UnknownInstance);
+        }
+        if drained == self.drained.contains_key(id) {
+            return Ok(Vec::new());
+        }
+        let change = if drained {
+            self.drained.insert(id.clone(), now);
+            Change::new("drained", "by the operator")
+        } else {
+            self.drained.remove(id);
+            Change::new("undrained", "by the operator")
+        };
+        if let Some(entry) = entry {
+            entry.drain(drained.then_some(now));
+        }
+        let mut transitions = vec![change.of(id, now)];
+        transitions.extend(self.tick(now));
+        Ok(transitions)
+    }
+
+    /// Takes in what a health check finds, after counting it against fall and rise.
+    pub fn set_health(
+        &mut self,
+        endpoint: &Endpoint,
+        health: Health,
+        now: Instant,
+    ) -> Vec<Transition> {
+        self.weigh(endpoint, now, |entry, _| {
+            entry.set_health(health, now).into_iter().collect()
+        })
+    }
+
+    /// A probe connected to the endpoint: lifts its quarantine. If nobody had listened there at
+    /// some time since the quarantine began, another process does now, and everything that spoke
+    /// against the former one is forgotten, but for the health check's verdict.
+    pub fn connected(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
+        self.weigh(endpoint, now, |entry, policy| {
+            let Some((change, released)) = entry.quarantine.connected(&entry.endpoint) else {
+                return Vec::new();
+            };
+            entry.released(released, policy.warm_up, now);
+            vec![change]
+        })
+    }
+
+    /// A probe was refused, or found no way to the host: puts the endpoint into quarantine.
+    pub fn refused(&mut self, endpoint: &Endpoint, cause: &str, now: Instant) -> Vec<Transition> {
+        self.weigh(endpoint, now, |entry, _| {
+            entry
+                .quarantine
+                .refused(&entry.endpoint, cause, now)
+                .into_iter()
+                .collect()
+        })
+    }
+
+    /// A probe got a byte from the endpoint, be it an error: it is not frozen.
+    pub fn spoke(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
+        self.weigh(endpoint, now, |entry, _| {
+            entry
+                .stall
+                .spoke(&entry.endpoint, now)
+                .into_iter()
+                .collect()
+        })
+    }
+
+    /// The endpoints that a probe should look at now, and every so often until it clears them.
+    pub fn doubts(&self) -> impl Iterator<Item = (&Arc<Endpoint>, Doubt)> {
+        self.entries.values().filter_map(|entry| {
+            let doubt = match entry.endpoint.grade() {
+                Grade::Dead => Doubt::Connects,
+                Grade::Silent if entry.stall.is_stalled() => Doubt::Speaks,
+                Grade::Closed => return None,
+                // To see whether it goes away and comes back as another process.
+                _ if entry.outlier.is_ejected() => Doubt::Connects,
+                Grade::Fit | Grade::Failing | Grade::Silent => return None,
+            };
+            Some((&entry.endpoint, doubt))
+        })
+    }
+
+    /// The endpoints of the current snapshot.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.entries.values().map(|entry| &entry.endpoint)
+    }
+
+    /// Looks at what requests and time have done, and publishes a view if that changes anything.
+    /// To be called every 100 ms or so, and when [woken](Self::woken).
+    pub fn tick(&mut self, now: Instant) -> Vec<Transition> {
+        let answers = LatestAnswers::of(self.entries.values().map(|entry| &*entry.endpoint));
+        let policy = self.policy;
+        let mut transitions = Vec::new();
+        for (id, entry) in &mut self.entries {
+            let quarantine =
+                entry
+                    .quarantine
+                    .tick(&entry.endpoint, now)
+                    .map(|(change, released)| {
+                        if let Some(released) = released {
+                            entry.released(released, policy.warm_up, now);
+                        }
+                        change
+                    });
+            let peers_answered = answers.by_others(&entry.endpoint);
+            let stall = entry
+                .stall
+                .tick(&entry.endpoint, &policy.stall, peers_answered, now);
+            let outlier = entry.outlier.tick(&entry.endpoint, &policy.outlier, now);
+            let warm = entry.warm(policy.warm_up, now);
+            let changes = [quarantine, stall, outlier, warm].into_iter().flatten();
+            transitions.extend(changes.map(|change| change.of(id, now)));
+        }
+        transitions.extend(self.eject(now));
+        self.departed
+            .retain(|_, (_, left)| now.saturating_duration_since(*left) <= SAME_WITHIN);
+        if self.is_dirty || self.entries.values().any(Entry::is_news) {
+            self.publish();
+        }
+        transitions
+    }
+
+    /// Ejects those that are due, as far as the bounds allow.
+    fn eject(&mut self, now: Instant) -> Vec<Transition> {
+        let policy = self.policy.outlier;
+        if !self
+            .entries
+            .values()
+            .any(|entry| entry.outlier.is_due(&entry.endpoint, &policy))
+        {
+            return Vec::new();
+        }
+        let count = |grade: fn(Grade) -> bool| {
+            self.entries
+                .values()
+                .filter(|entry| grade(entry.endpoint.grade()))
+                .count()
+        };
+        let open = count(|grade| grade != Grade::Closed);
+        let mut fit = count(|grade| grade == Grade::Fit);
+        let mut ejected = self
+            .entries
+            .values()
+            .filter(|entry| entry.outlier.is_ejected())
+            .count();
+        let ejected_max = (open * usize::from(policy.ejected_percent_max) / 100).max(1);
+        let mut transitions = Vec::new();
+        for (id, entry) in &mut self.entries {
+            if ejected >= ejected_max || !entry.outlier.is_due(&entry.endpoint, &policy) {
+                continue;
+            }
+            let was_fit = entry.endpoint.grade() == Grade::Fit;
+            if was_fit && fit <= 1 {
+                continue;
+            }
+            transitions.push(
+                entry
+                    .outlier
+                    .eject(&entry.endpoint, &policy, now)
+                    .of(id, now),
+            );
+            ejected += 1;
+            fit -= usize::from(was_fit);
+        }
+        transitions
+    }
+
+    /// Applies `evidence` to an endpoint, unless it has left meanwhile.
+    fn weigh(
+        &mut self,
+        endpoint: &Endpoint,
+        now: Instant,
+        evidence: impl FnOnce(&mut Entry, &Policy) -> Vec<Change>,
+    ) -> Vec<Transition> {
+        let entry = self.entries.get_mut(endpoint.id());
+        let Some(entry) = entry.filter(|entry| entry.endpoint.key() == endpoint.key()) else {
+            return Vec::new();
+        };
+        let changes = evidence(entry, &self.policy);
+        let mut transitions: Vec<Transition> = changes
+            .into_iter()
+            .map(|change| change.of(endpoint.id(), now))
             .collect();
+        if entry.is_news() {
+            transitions.extend(self.tick(now));
+        }
+        transitions
+    }
+
+    fn publish(&mut self) {
+        self.is_dirty = false;
+        let members: Box<[Member]> = self.entries.values_mut().map(Entry::publish).collect();
+        // Each flag is read once, for requests may set one at any moment.
+        let grades: Vec<Grade> = members
+            .iter()
+            .map(|member| member.endpoint.grade())
+            .collect();
+        let accepts = accepted(&grades, self.policy.panic_percent);
+        let is_warming = members.iter().any(|member| member.warmth_tenths < WARM);
+        let slot = |member: &Member| Slot {
+            endpoint: Arc::clone(&member.endpoint),
+            weight: match self.policy.balance {
+                Balance::RoundRobin => 1,
+                Balance::Random
+                | Balance::WeightedRoundRobin
+                | Balance::LeastRequest
+                | Balance::PeakEwma
+                | Balance::ConsistentHash
+                | Balance::Maglev => u64::from(member.instance.weight),
+            } * u64::from(if is_warming { member.warmth_tenths } else { 1 }),
+        };
+        let up_to = |worst: Grade| {
+            let graded = members
+                .iter()
+                .zip(&grades)
+                .filter(|(_, grade)| **grade <= worst);
+            graded.map(|(member, _)| slot(member)).collect()
+        };
+        let before = self.shared.view.load();
+        let open = if self.policy.balance.is_keyed() {
+            up_to(Grade::Dead)
+        } else {
+            Box::default()
+        };
+        let rotation = Rotation::new(
+            self.policy.balance,
+            up_to(accepts),
+            open,
+            Some(&before.rotation),
+        );
         self.shared.view.store(Arc::new(View {
             revision: self.revision,
             status: self.status,
+            rotation,
+            accepts,
+            may_panic: self.policy.panic_percent > 0,
             members,
-            rotation: Rotation::new(self.policy.balance, slots),
-            accepts: Grade::Fit,
         }));
     }
+}
+
+/// The worst grade to pick from: only the fit, unless these are so few that panic sets in.
+fn accepted(grades: &[Grade], panic_percent: u8) -> Grade {
+    let open = || {
+        grades
+            .iter()
+            .copied()
+            .filter(|grade| *grade != Grade::Closed)
+    };
+    let fit = open().filter(|grade| *grade == Grade::Fit).count();
+    if fit * 100 >= open().count() * usize::from(panic_percent) {
+        return Grade::Fit;
+    }
+    let answering = open().filter(|grade| *grade <= Grade::Failing).max();
+    answering.or_else(|| open().min()).unwrap_or(Grade::Fit)
 }

@@ -10,15 +10,13 @@ use crate::pick::NoEndpoint;
 use crate::policy::Balance;
 use crate::snapshot::{Instance, Status};
 
-/// Whether and why not an endpoint is used.
+/// Whether and why not an endpoint is used; of several reasons the last in this order counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointState {
     /// Nothing speaks against it.
     Fit,
     /// Fit, with a share of traffic that still grows.
     Warming,
-    /// Takes no new requests because the registry or the operator says so, or its weight is 0.
-    Draining,
     /// Its requests failed in a row.
     Ejected,
     /// Requests wait for it and no byte comes.
@@ -27,6 +25,8 @@ pub enum EndpointState {
     Unhealthy,
     /// It refused or dropped a connection and has not accepted one since.
     Quarantined,
+    /// Takes no new requests because the registry or the operator says so, or its weight is 0.
+    Draining,
 }
 
 impl EndpointState {
@@ -34,11 +34,11 @@ impl EndpointState {
     pub const ALL: [Self; 7] = [
         Self::Fit,
         Self::Warming,
-        Self::Draining,
         Self::Ejected,
         Self::Stalled,
         Self::Unhealthy,
         Self::Quarantined,
+        Self::Draining,
     ];
 
     /// Its own name.
@@ -129,6 +129,8 @@ pub struct View {
     pub(crate) rotation: Rotation,
     /// The worst grade in the rotation.
     pub(crate) accepts: Grade,
+    /// Whether endpoints that are not fit may be used for lack of better ones.
+    pub(crate) may_panic: bool,
 }
 
 impl View {
@@ -138,8 +140,9 @@ impl View {
             revision: 0,
             status: Status::Pending,
             members: Box::default(),
-            rotation: Rotation::new(Balance::Random, Box::default()),
+            rotation: Rotation::new(Balance::Random, Box::default(), Box::default(), None),
             accepts: Grade::Fit,
+            may_panic: false,
         }
     }
 
@@ -190,6 +193,7 @@ impl View {
         for endpoint in after.iter().chain(before).map(|member| &member.endpoint) {
             let grade = match endpoint.grade() {
                 Grade::Closed => continue,
+                grade if grade > Grade::Fit && !self.may_panic => continue,
                 grade if grade <= self.accepts && grade <= Grade::Failing => Grade::Fit,
                 grade => grade,
             };

@@ -1,0 +1,227 @@
+//! Everything the updater knows about one instance.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::endpoint::{Endpoint, flag};
+use crate::snapshot::{Instance, InstanceState};
+use crate::updater::outlier::Outlier;
+use crate::updater::quarantine::{Quarantine, Released};
+use crate::updater::stall::Stall;
+use crate::updater::{Change, Health};
+use crate::view::{EndpointState, Member, Reason};
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) outlier: Outlier,
+    pub(crate) stall: Stall,
+    health: Option<Reason>,
+    /// Since when the registry says what it says.
+    registered_since: Instant,
+    drained_since: Option<Instant>,
+    warming_since: Option<Instant>,
+    tenths: u32,
+    /// What the published view was made from.
+    published: Option<(u32, u32)>,
+}
+
+/// A weight that is warm, in tenths.
+pub(crate) const WARM: u32 = 10;
+
+impl Entry {
+    pub(crate) fn new(instance: Arc<Instance>, endpoint: Arc<Endpoint>, now: Instant) -> Self {
+        Self {
+            instance,
+            endpoint,
+            quarantine: Quarantine::default(),
+            outlier: Outlier::default(),
+            stall: Stall::default(),
+            health: None,
+            registered_since: now,
+            drained_since: None,
+            warming_since: None,
+            tenths: WARM,
+            published: None,
+        }
+    }
+
+    /// Takes in what discovery says now.
+    pub(crate) fn update(
+        &mut self,
+        instance: &Instance,
+        warm_up: Duration,
+        now: Instant,
+    ) -> Vec<Change> {
+        let before = Arc::clone(&self.instance);
+        let mut changes = Vec::new();
+        if before.weight != instance.weight {
+            let cause = format!("from {} to {}", before.weight, instance.weight);
+            changes.push(Change::new("weight_changed", cause));
+        }
+        if before.state != instance.state {
+            self.registered_since = now;
+            changes.push(match instance.state {
+                InstanceState::Up => Change::new("up", "the registry says that it is up"),
+                InstanceState::Draining => Change::new("draining", DRAINING),
+                InstanceState::Down => Change::new("down", DOWN),
+            });
+        }
+        if before.incarnation != instance.incarnation {
+            let cause = format!("registered again (zxid {:#x})", instance.incarnation.czxid);
+            if let Some((_, released)) = self.quarantine.connected(&self.endpoint) {
+                changes.push(Change::new("released", cause));
+                self.released(released, warm_up, now);
+            }
+        }
+        if *before != *instance {
+            self.instance = Arc::new(instance.clone());
+            self.published = None;
+        }
+        self.close(false);
+        changes
+    }
+
+    /// What the operator said, or no longer says.
+    pub(crate) fn drain(&mut self, since: Option<Instant>) {
+        self.drained_since = since;
+        self.close(false);
+        self.published = None;
+    }
+
+    /// Sets whether it is closed to all traffic; one that is `gone` is.
+    pub(crate) fn close(&self, gone: bool) {
+        let closed = gone
+            || self.instance.state != InstanceState::Up
+            || self.instance.weight == 0
+            || self.drained_since.is_some();
+        self.endpoint.set_flags(flag::CLOSED, closed);
+    }
+
+    pub(crate) fn set_health(&mut self, health: Health, now: Instant) -> Option<Change> {
+        const ALL: u32 = flag::FAILING | flag::SILENT | flag::UNREACHABLE;
+        let (flag, cause) = match health {
+            Health::Healthy => {
+                self.endpoint.set_flags(ALL, false);
+                let before = self.health.take()?;
+                self.published = None;
+                return Some(Change::new(
+                    "healthy",
+                    format!("passes its health check after {}", before.text),
+                ));
+            }
+            Health::Failing { cause } => (flag::FAILING, cause),
+            Health::Silent { cause } => (flag::SILENT, cause),
+            Health::Unreachable { cause } => (flag::UNREACHABLE, cause),
+        };
+        // The new flag first: at no time does it look fit.
+        self.endpoint.set_flags(flag, true);
+        self.endpoint.set_flags(ALL & !flag, false);
+        let since = self.health.as_ref().map_or(now, |health| health.since);
+        let is_news = self
+            .health
+            .as_ref()
+            .is_none_or(|health| *health.text != *cause);
+        if is_news {
+            let text = cause.as_str().into();
+            self.health = Some(Reason {
+                state: EndpointState::Unhealthy,
+                text,
+                since,
+            });
+            self.published = None;
+        }
+        is_news.then(|| Change::new("unhealthy", cause))
+    }
+
+    /// Draws the conclusions from the end of a quarantine: another process starts with a clean
+    /// record, and cold.
+    pub(crate) fn released(&mut self, released: Released, warm_up: Duration, now: Instant) {
+        match released {
+            Released::Same => {}
+            Released::Another => {
+                self.outlier.forgive(&self.endpoint);
+                self.stall.forgive(&self.endpoint);
+                self.begin_warm_up(warm_up, now);
+            }
+        }
+    }
+
+    /// Starts at a tenth of the weight.
+    pub(crate) fn begin_warm_up(&mut self, warm_up: Duration, now: Instant) {
+        if !warm_up.is_zero() {
+            self.warming_since = Some(now);
+            self.tenths = 1;
+        }
+    }
+
+    /// Warms by steps of a tenth.
+    pub(crate) fn warm(&mut self, warm_up: Duration, now: Instant) -> Option<Change> {
+        let since = self.warming_since?;
+        let passed = now.saturating_duration_since(since);
+        if passed >= warm_up {
+            self.warming_since = None;
+            self.tenths = WARM;
+            return Some(Change::new(
+                "warm",
+                format!("takes its full share after {warm_up:?}"),
+            ));
+        }
+        let ninths = 9 * passed.as_nanos() / warm_up.as_nanos();
+        self.tenths =
+            1 + u32::try_from(ninths).expect("less than nine, for less than the whole has passed");
+        None
+    }
+
+    /// Whether a view must be published for it.
+    pub(crate) fn is_news(&self) -> bool {
+        self.published != Some((self.endpoint.flags(), self.tenths))
+    }
+
+    /// What a view shows of it.
+    pub(crate) fn publish(&mut self) -> Member {
+        self.published = Some((self.endpoint.flags(), self.tenths));
+        Member {
+            endpoint: Arc::clone(&self.endpoint),
+            instance: Arc::clone(&self.instance),
+            warmth_tenths: self.tenths,
+            reasons: self.reasons().collect(),
+        }
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = Reason> {
+        let reason = |state, text: &str, since| Reason {
+            state,
+            text: text.into(),
+            since,
+        };
+        let registry = match self.instance.state {
+            InstanceState::Up => None,
+            InstanceState::Draining => Some((EndpointState::Draining, DRAINING)),
+            InstanceState::Down => Some((EndpointState::Unhealthy, DOWN)),
+        };
+        let weightless =
+            (self.instance.weight == 0).then_some((EndpointState::Draining, "its weight is 0"));
+        let warming = self.warming_since.map(|since| {
+            let text = format!("takes {} tenths of its share", self.tenths);
+            reason(EndpointState::Warming, &text, since)
+        });
+        let said = registry.into_iter().chain(weightless);
+        said.map(move |(state, text)| reason(state, text, self.registered_since))
+            .chain(
+                self.drained_since
+                    .map(|since| reason(EndpointState::Draining, DRAINED, since)),
+            )
+            .chain(self.quarantine.reason())
+            .chain(self.health.clone())
+            .chain(self.stall.reason())
+            .chain(self.outlier.reason())
+            .chain(warming)
+    }
+}
+
+const DRAINING: &str = "the registry says that it is draining";
+const DOWN: &str = "the registry says that it is out of service";
+const DRAINED: &str = "drained by the operator";

@@ -1,0 +1,13 @@
+//! Balancing as its users see it: through `channel`, snapshots, picks and outcomes, under a
+//! simulated clock.
+
+mod concurrency;
+mod distribution;
+mod ejection;
+mod fixture;
+mod hashing;
+mod membership;
+mod panic;
+mod quarantine;
+mod stall;
+mod warm_up;
