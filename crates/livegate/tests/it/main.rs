@@ -1,0 +1,26 @@
+//! The gateway from outside: `livegate run --config FILE` as a process, raw sockets on both sides of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails"
+)]
+
+mod conformance;
+mod crowd;
+mod endpoints;
+mod harness;
+mod kill;
+mod memory;
+mod observe;
+mod reload;
+mod retry;
+mod shutdown;
+mod websocket;
+
+/// Not a test of the gateway: the body of the processes that `harness::instance` starts.
+#[test]
+fn instance_process() {
+    if let Ok(mode) = std::env::var(harness::instance::MODE) {
+        harness::instance::serve(&mode);
+    }
+}
