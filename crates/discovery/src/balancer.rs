@@ -17,7 +17,7 @@ use crate::view::View;
 /// The two halves for one service: one writer, any number of readers. `seed` fixes the random
 /// choices; give each service and process another one.
 pub fn channel(policy: Policy, seed: u64) -> (Updater, Balancer) {
-    let signal = Arc::new(Signal::new(policy.outlier.consecutive_failures));
+    let signal = Arc::new(Signal::new(&policy));
     let shared = Arc::new(Shared {
         view: ArcSwap::from_pointee(View::pending()),
         chance: Chance {

@@ -5,13 +5,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::balance::ewma::PeakEwma;
 use crate::pick::Outcome;
+use crate::policy::{Balance, Policy};
 use crate::snapshot::InstanceId;
 
 /// Identifies an [`Endpoint`] within this process: never used twice, so an instance that went and
@@ -63,21 +64,33 @@ pub(crate) struct Signal {
     /// Wakes the cluster task; at most one wake-up is stored.
     pub(crate) wake: Notify,
     /// So many failures in a row wake the cluster task; 0 never does.
-    pub(crate) failures_max: AtomicU32,
+    failures_max: AtomicU32,
+    /// Whether latency peaks are asked for; they cost two atomic steps and an exponential.
+    wants_peaks: AtomicBool,
     /// Requests in flight that were picked by key with bounded load.
     pub(crate) bounded_in_flight: AtomicU64,
 }
 
 impl Signal {
-    pub(crate) fn new(failures_max: u32) -> Self {
+    pub(crate) fn new(policy: &Policy) -> Self {
         let now = Instant::now();
-        Self {
+        let signal = Self {
             // A little before now, so that instants taken just before are told apart, too.
             epoch: now.checked_sub(Duration::from_secs(60)).unwrap_or(now),
             wake: Notify::new(),
-            failures_max: AtomicU32::new(failures_max),
+            failures_max: AtomicU32::new(0),
+            wants_peaks: AtomicBool::new(false),
             bounded_in_flight: AtomicU64::new(0),
-        }
+        };
+        signal.set_policy(policy);
+        signal
+    }
+
+    pub(crate) fn set_policy(&self, policy: &Policy) {
+        self.failures_max
+            .store(policy.outlier.consecutive_failures, Relaxed);
+        self.wants_peaks
+            .store(policy.balance == Balance::PeakEwma, Relaxed);
     }
 
     /// Nanoseconds since the epoch, never 0, which stands for "never". Good for 584 years.
@@ -357,10 +370,7 @@ impl Endpoint {
                 self.quarantine(Blame::Reset);
             }
             Outcome::HeadTimeout => {
-                self.hot.peak.observe(
-                    now.saturating_duration_since(started),
-                    self.signal.stamp(now),
-                );
+                self.observe_peak(now.saturating_duration_since(started), now);
                 self.failed();
             }
             Outcome::BadResponse | Outcome::BodyFailed => self.failed(),
@@ -372,7 +382,7 @@ impl Endpoint {
         let stamp = self.signal.stamp(now);
         self.hot.last_heard.store(stamp, Relaxed);
         self.hot.last_answer.store(stamp, Relaxed);
-        self.hot.peak.observe(latency, stamp);
+        self.observe_peak(latency, now);
         // Not one atomic step: an answer that gets lost here is one of thousands.
         let usual = self.hot.latency.load(Relaxed);
         let latency = nanos(latency).max(1);
@@ -381,6 +391,12 @@ impl Endpoint {
             _ => usual - usual / LATENCY_GAIN + latency / LATENCY_GAIN,
         };
         self.hot.latency.store(usual.max(1), Relaxed);
+    }
+
+    fn observe_peak(&self, latency: Duration, now: Instant) {
+        if self.signal.wants_peaks.load(Relaxed) {
+            self.hot.peak.observe(latency, self.signal.stamp(now));
+        }
     }
 
     fn succeeded(&self) {

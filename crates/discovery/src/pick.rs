@@ -1,7 +1,8 @@
 //! One request's hold on an endpoint, from the choice to the outcome.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::Endpoint;
@@ -57,8 +58,9 @@ pub enum Outcome {
 pub struct Pick {
     endpoint: Arc<Endpoint>,
     started: Instant,
-    /// No byte has come for this request yet.
-    waiting: AtomicBool,
+    /// No byte has come for this request yet. (A pick belongs to one task, so it needs no more than
+    /// a cell; it can move to another thread, but not be shared.)
+    waiting: Cell<bool>,
     panic: bool,
     /// Counted in [`Signal::bounded_in_flight`](crate::endpoint::Signal) as well.
     bounded: bool,
@@ -73,7 +75,7 @@ impl Pick {
         Self {
             endpoint,
             started: now,
-            waiting: AtomicBool::new(true),
+            waiting: Cell::new(true),
             panic,
             bounded,
         }
@@ -98,7 +100,7 @@ impl Pick {
     /// silence after that (an idle tunnel, a slow stream) is no sign of a stall.
     pub fn heard(&self, now: Instant) {
         self.endpoint.heard(now);
-        if self.waiting.load(Relaxed) && self.waiting.swap(false, Relaxed) {
+        if self.waiting.replace(false) {
             self.endpoint.end_waiting();
         }
     }
@@ -112,7 +114,7 @@ impl Pick {
 
 impl Drop for Pick {
     fn drop(&mut self) {
-        self.endpoint.end(*self.waiting.get_mut());
+        self.endpoint.end(self.waiting.get());
         if self.bounded {
             self.endpoint
                 .signal()

@@ -15,7 +15,6 @@ mod transition;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::balance::{Rotation, Slot};
@@ -190,10 +189,7 @@ impl Updater {
     /// Takes in a new policy; nothing that is known about endpoints is lost.
     pub fn set_policy(&mut self, policy: Policy, now: Instant) -> Vec<Transition> {
         self.policy = policy;
-        self.shared
-            .signal
-            .failures_max
-            .store(policy.outlier.consecutive_failures, Relaxed);
+        self.shared.signal.set_policy(&policy);
         for entry in self.entries.values_mut() {
             entry
                 .outlier
