@@ -109,7 +109,7 @@ impl Drop for AccessLogWriter {
         self.handle = None;
         if let Some(thread) = self.thread.take() {
             // Ends once the workers have dropped their handles, which they did before.
-            let _: Result<(), _> = thread.join();
+            drop(thread.join());
         }
     }
 }

@@ -194,8 +194,8 @@ impl Drop for Buffer {
         let Some(class) = CLASSES.iter().position(|&class| class == block.len()) else {
             return;
         };
-        // The pool is gone only while its thread ends.
-        let _: Result<(), _> = POOL.try_with(|pool| {
+        // The pool is gone only while its thread ends; then so is the block.
+        POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             if class == CLASSES.len() - 1 {
                 pool.large_live = pool.large_live.saturating_sub(1);
@@ -203,7 +203,8 @@ impl Drop for Buffer {
             if (pool.free[class].len() + 1) * CLASSES[class] <= POOLED_BYTES_MAX {
                 pool.free[class].push(block);
             }
-        });
+        })
+        .ok();
     }
 }
 

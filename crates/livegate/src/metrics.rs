@@ -25,19 +25,20 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down, with a single writer.
+/// A number that goes up and down, written by any worker. For what happens per
+/// connection, not per request.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// Adds one. Only the worker that owns the shard may call this.
+    /// Adds one.
     pub fn increase(&self) {
-        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes one away. Only the worker that owns the shard may call this.
+    /// Takes one away.
     pub fn decrease(&self) {
-        self.0.store(self.get().wrapping_sub(1), Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The value now.
@@ -319,7 +320,7 @@ impl ServiceMetrics {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerMetrics {
-    /// Open client connections.
+    /// Open client connections, and those on their way to this worker.
     pub downstream_connections: Gauge,
     /// Open connections to instances, idle ones included.
     pub upstream_connections: Gauge,

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{AccessLogBuffer, AccessLogHandle};
 use crate::control::Gateway;
@@ -27,16 +27,17 @@ use crate::proxy;
 use crate::proxy::splice::{Pipe, Pipes};
 use crate::proxy::upstream::Pools;
 use crate::target::Scratch;
+use crate::worker::accept::{HANDED_OVER_MAX, HandedOver};
 
-/// Connections that the kernel keeps ready for a worker (`somaxconn` bounds it).
-const BACKLOG: i32 = 4096;
+mod accept;
+mod listen;
+
+pub use listen::{ListenError, Listeners};
+
 /// How often a worker hands over log lines and looks at the clock.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two sweeps of the pools.
 const TICKS_PER_SWEEP: u32 = 4;
-/// How long a worker that cannot accept waits before it tries again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// What all workers and the control side share.
 pub struct Shared {
     /// Routes, clusters and limits of the present configuration.
@@ -47,87 +48,30 @@ pub struct Shared {
     pub unrouted: RouteMetrics,
     /// Where log lines go.
     pub access_log: Option<AccessLogHandle>,
+    /// How each worker is given connections that another accepted.
+    doors: Box<[mpsc::Sender<HandedOver>]>,
+    /// The other ends, until their workers start.
+    rooms: Mutex<Vec<mpsc::Receiver<HandedOver>>>,
 }
 
-/// Why the gateway cannot listen.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; {}", advice(.source))]
-pub struct ListenError {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another process has this address, choose another in http.listen or end that process"
+impl Shared {
+    /// What this many workers share, with all counters at zero.
+    pub fn new(gateway: Arc<ArcSwap<Gateway>>, workers: usize, access_log: Option<AccessLogHandle>) -> Self {
+        let (doors, rooms): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(HANDED_OVER_MAX)).unzip();
+        Self {
+            gateway,
+            workers: (0..workers).map(|_| WorkerMetrics::default()).collect(),
+            unrouted: RouteMetrics::new(workers),
+            access_log,
+            doors: doors.into(),
+            rooms: Mutex::new(rooms),
         }
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE, choose a higher one in http.listen"
-        }
-        io::ErrorKind::AddrNotAvailable => "http.listen must name an address of this machine",
-        _ => "check http.listen",
     }
-}
-
-/// Sockets that are bound and wait for their workers.
-pub struct Listeners {
-    /// One set per worker.
-    sets: Vec<Vec<StdListener>>,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Listeners {
-    /// Binds every address once per worker.
-    ///
-    /// # Errors
-    ///
-    /// [`ListenError`] for the first address that cannot be bound.
-    pub fn bind(addresses: &[SocketAddr], workers: usize) -> Result<Self, ListenError> {
-        let mut sets: Vec<Vec<StdListener>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut bound = Vec::new();
-        for &address in addresses {
-            let with_address = |source| ListenError { address, source };
-            let mut actual = address;
-            for set in &mut sets {
-                let listener = listen(actual).map_err(with_address)?;
-                // With port 0 the first worker's choice is everybody's.
-                actual = listener.local_addr().map_err(with_address)?;
-                set.push(listener);
-            }
-            bound.push(actual);
-        }
-        Ok(Self {
-            sets,
-            addresses: bound,
-        })
-    }
-
-    /// The addresses, with the ports that were chosen for port 0.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Accepted sockets inherit it, which saves a system call for each.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// What workers are told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Serve,
     Drain,
     Abandon,
@@ -149,7 +93,8 @@ impl Workers {
     pub fn start(listeners: Listeners, shared: &Arc<Shared>) -> io::Result<Self> {
         let (phase, _) = watch::channel(Phase::Serve);
         let mut threads = Vec::new();
-        for (id, set) in listeners.sets.into_iter().enumerate() {
+        let rooms = std::mem::take(&mut *shared.rooms.lock());
+        for (id, (set, room)) in listeners.sets.into_iter().zip(rooms).enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build_local(tokio::runtime::LocalOptions::default());
@@ -157,7 +102,7 @@ impl Workers {
             let (shared, phase) = (Arc::clone(shared), phase.subscribe());
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{id}"))
-                .spawn(move || run(id, set, shared, phase))?;
+                .spawn(move || run(id, set, room, shared, phase))?;
             threads.push(thread);
         }
         Ok(Self {
@@ -192,31 +137,45 @@ impl Workers {
     }
 }
 
-fn run(id: usize, listeners: Vec<StdListener>, shared: Arc<Shared>, phase: watch::Receiver<Phase>) {
+fn run(
+    id: usize,
+    listeners: Vec<StdListener>,
+    room: mpsc::Receiver<HandedOver>,
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .expect("an event loop could be made a moment ago");
     shared.workers[id].set_runtime(runtime.metrics());
     let worker = Rc::new(Worker::new(id, shared));
-    runtime.block_on(work(&worker, listeners, phase));
+    runtime.block_on(work(&worker, listeners, room, phase));
     // Connections that are still open end here.
     drop(runtime);
 }
 
-async fn work(worker: &Rc<Worker>, listeners: Vec<StdListener>, mut phase: watch::Receiver<Phase>) {
-    let ticker = tokio::task::spawn_local(tick(Rc::clone(worker)));
+async fn work(
+    worker: &Rc<Worker>,
+    listeners: Vec<StdListener>,
+    room: mpsc::Receiver<HandedOver>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let helpers = [
+        tokio::task::spawn_local(tick(Rc::clone(worker))),
+        tokio::task::spawn_local(accept::receive(Rc::clone(worker), room)),
+    ];
     let acceptors: Vec<_> = listeners
         .into_iter()
-        .map(|listener| {
-            tokio::task::spawn_local(accept(Rc::clone(worker), listener, phase.clone()))
-        })
+        .map(|listener| tokio::task::spawn_local(accept::accept(Rc::clone(worker), listener, phase.clone())))
         .collect();
     // An error means that the control side is gone: drain as well.
-    let _: Result<_, _> = phase.wait_for(|phase| *phase != Phase::Serve).await;
+    drop(phase.wait_for(|phase| *phase != Phase::Serve).await);
     worker.stop();
     for acceptor in acceptors {
-        let _: Result<(), _> = acceptor.await;
+        if let Err(error) = acceptor.await {
+            tracing::error!("accepting connections failed: {error}");
+        }
     }
     let emptied = async {
         while worker.metrics().downstream_connections.get() > 0 {
@@ -227,7 +186,9 @@ async fn work(worker: &Rc<Worker>, listeners: Vec<StdListener>, mut phase: watch
         () = emptied => {}
         _ = phase.wait_for(|phase| *phase == Phase::Abandon) => {}
     }
-    ticker.abort();
+    for helper in helpers {
+        helper.abort();
+    }
 }
 
 async fn tick(worker: Rc<Worker>) {
@@ -247,55 +208,6 @@ async fn tick(worker: Rc<Worker>) {
             }
         }
     }
-}
-
-async fn accept(worker: Rc<Worker>, listener: StdListener, mut phase: watch::Receiver<Phase>) {
-    let listener = TcpListener::from_std(listener)
-        .expect("the listener is non-blocking and the event loop runs");
-    let mut failing = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase != Phase::Serve) => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                failing = false;
-                worker.serve(stream, peer);
-            }
-            Err(error) if is_shortage(&error) => {
-                if !failing {
-                    tracing::error!(
-                        "cannot accept connections: {error}; they wait until others end (raise the limit of open files, ulimit -n)"
-                    );
-                }
-                failing = true;
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            // The client left before it was accepted.
-            Err(_) => {}
-        }
-    }
-    // Clients that the kernel has let in already are served, too.
-    let Ok(listener) = listener.into_std() else {
-        return;
-    };
-    while let Ok((stream, peer)) = listener.accept() {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            worker.serve(stream, peer);
-        }
-    }
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    error.raw_os_error().is_some_and(|code| {
-        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-            .iter()
-            .any(|errno| errno.raw_os_error() == code)
-    })
 }
 
 /// One worker, as its connections see it.
@@ -344,6 +256,18 @@ impl Worker {
         worker
     }
 
+    /// A worker without routes.
+    #[cfg(test)]
+    pub fn for_test() -> Self {
+        let gateway = Gateway {
+            revision: 1,
+            http: Arc::default(),
+            routes: crate::route::RouteTable::new(Vec::new()).expect("no regex, no error"),
+            clusters: Vec::new(),
+        };
+        Self::new(0, Arc::new(Shared::new(Arc::new(ArcSwap::from_pointee(gateway)), 1, None)))
+    }
+
     /// The present configuration.
     pub fn gateway(&self) -> Arc<Gateway> {
         Arc::clone(self.gateway.borrow_mut().load())
@@ -380,15 +304,10 @@ impl Worker {
         })
     }
 
+    /// Serves a client that [`WorkerMetrics::downstream_connections`] counts already.
     fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let metrics = self.metrics();
-        metrics.accepted.add(1);
-        metrics.downstream_connections.increase();
-        drop(tokio::task::spawn_local(proxy::connection::serve(
-            stream,
-            peer,
-            Rc::clone(self),
-        )));
+        self.metrics().accepted.add(1);
+        drop(tokio::task::spawn_local(proxy::connection::serve(stream, peer, Rc::clone(self))));
     }
 
     fn stop(&self) {

@@ -165,7 +165,7 @@ mod tests {
         body.transfer(&mut from, &mut into).expect("valid");
         let left = from.len();
         if !body.is_done() {
-            let _: Result<(), Truncated> = body.end_of_input(&mut into);
+            body.end_of_input(&mut into).ok();
         }
         (
             String::from_utf8(into.filled().to_vec()).expect("text"),

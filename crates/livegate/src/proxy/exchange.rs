@@ -85,6 +85,8 @@ pub struct Exchange {
     pub bytes_out: u64,
     /// The client connection must be closed after the response.
     pub closes_downstream: bool,
+    /// Only the end of the connection will show the end of the response.
+    pub is_unframed: bool,
     /// The response is 101: both connections become a tunnel.
     pub is_tunnel: bool,
     /// When the response head was complete.
@@ -139,6 +141,7 @@ impl Exchange {
             status: 0,
             bytes_out: 0,
             closes_downstream: true,
+            is_unframed: false,
             is_tunnel: false,
             answered: None,
             keeps_upstream: false,
@@ -266,10 +269,12 @@ impl Exchange {
             let length = head.length;
             if head.status >= 200 {
                 let facts = setting.facts;
-                let unframed =
+                self.is_unframed =
                     facts.minor == 0 && matches!(head.framing, Framing::Chunked | Framing::Close);
-                self.closes_downstream =
-                    !facts.keep_alive || !self.sent || unframed || setting.worker.is_stopping();
+                self.closes_downstream = !facts.keep_alive
+                    || !self.sent
+                    || self.is_unframed
+                    || setting.worker.is_stopping();
                 self.keeps_upstream = head.keep_alive;
                 self.status = head.status;
                 self.body = Body::new(head.framing, facts.minor == 1);
@@ -544,13 +549,11 @@ impl Exchange {
 
     /// The connection to the instance, if it can carry another exchange: everything was
     /// sent, everything was received, and nothing more.
-    pub fn into_reusable(self) -> Option<Upstream> {
+    pub fn into_reusable(mut self) -> Option<Upstream> {
         let clean =
             self.sent && self.keeps_upstream && self.body.is_done() && self.up.buffer.is_empty();
-        clean.then(|| Upstream {
-            buffer: Buffer::none(),
-            ..self.up
-        })
+        self.up.buffer = Buffer::none();
+        clean.then_some(self.up)
     }
 
     /// The connection to the instance and what it has said after its 101.

@@ -161,7 +161,7 @@ impl Forward<'_> {
             }
             let is_again = tried.keys.contains(&key);
             tried.add(&pick);
-            let connecting = upstream::connect(pick.endpoint().address());
+            let connecting = upstream::connect(pick.endpoint().address(), self.worker);
             let outcome = match tokio::time::timeout(
                 self.cluster.config.timeouts.connect,
                 connecting,
@@ -170,7 +170,6 @@ impl Forward<'_> {
             {
                 Ok(Ok(up)) => {
                     pick.connected(Instant::now());
-                    self.worker.metrics().upstream_opened.add(1);
                     return Ok((pick, up));
                 }
                 Ok(Err(error)) if upstream::is_local_shortage(&error) => {

@@ -82,7 +82,7 @@ impl Pipe {
     fn new() -> io::Result<Self> {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // A smaller pipe works as well: the kernel refuses once a user has many.
-        let _: Result<usize, _> = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES);
+        rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES).ok();
         Ok(Self {
             reader,
             writer,

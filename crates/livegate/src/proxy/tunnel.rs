@@ -93,7 +93,7 @@ pub async fn run(down: &mut Downstream, mut up: Upstream, mut reply: Buffer, pic
         let (Ok(out), Ok(back)) = (out, back) else {
             return Poll::Ready(());
         };
-        if (to_client.is_over() && to_instance.is_over()) {
+        if to_client.is_over() && to_instance.is_over() {
             return Poll::Ready(());
         }
         if out || back {

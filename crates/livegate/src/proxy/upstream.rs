@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use rustix::net::RecvFlags;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::buffer::Buffer;
+use crate::worker::{Shared, Worker};
 
 /// One connection to an instance.
 pub struct Upstream {
@@ -21,6 +23,25 @@ pub struct Upstream {
     pub buffer: Buffer,
     /// True when it has carried an exchange before.
     pub reused: bool,
+    open: Open,
+}
+
+/// Counts an open connection until it is dropped.
+struct Open(Arc<Shared>, usize);
+
+impl Open {
+    fn new(worker: &Worker) -> Self {
+        let metrics = worker.metrics();
+        metrics.upstream_connections.increase();
+        metrics.upstream_opened.add(1);
+        Self(Arc::clone(&worker.shared), worker.id)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.workers[self.1].upstream_connections.decrease();
+    }
 }
 
 /// Makes a connection. The caller bounds the time.
@@ -32,7 +53,7 @@ pub struct Upstream {
 /// # Cancel safety
 ///
 /// Dropping the future closes the socket.
-pub async fn connect(address: SocketAddr) -> io::Result<Upstream> {
+pub async fn connect(address: SocketAddr, worker: &Worker) -> io::Result<Upstream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()
     } else {
@@ -44,6 +65,7 @@ pub async fn connect(address: SocketAddr) -> io::Result<Upstream> {
         stream,
         buffer: Buffer::none(),
         reused: false,
+        open: Open::new(worker),
     })
 }
 
@@ -67,6 +89,7 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
 struct Idle {
     stream: TcpStream,
     since: Instant,
+    open: Open,
 }
 
 impl Idle {
@@ -106,6 +129,7 @@ impl Pools {
                 stream: idle.stream,
                 buffer: Buffer::none(),
                 reused: true,
+                open: idle.open,
             });
         }
         None
@@ -138,6 +162,7 @@ impl Pools {
         pool.idle.push(Idle {
             stream: upstream.stream,
             since: now,
+            open: upstream.open,
         });
     }
 
@@ -210,7 +235,8 @@ mod tests {
 
     async fn pair(listener: &TcpListener) -> (Upstream, TcpStream) {
         let address = listener.local_addr().expect("bound");
-        let (upstream, accepted) = tokio::join!(connect(address), listener.accept());
+        let worker = Worker::for_test();
+        let (upstream, accepted) = tokio::join!(connect(address, &worker), listener.accept());
         (upstream.expect("connects"), accepted.expect("accepts").0)
     }
 
