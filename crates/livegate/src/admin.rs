@@ -1,1 +1,310 @@
-//! Admin API.
+//! The admin side: health, metrics and what the gateway knows, on a listener of its own.
+//!
+//! It only reads what the other parts publish and never touches a worker's path.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path as UrlPath, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::Published;
+use crate::events::Events;
+use crate::metrics::WorkerMetrics;
+use crate::worker;
+
+mod json;
+mod prometheus;
+#[cfg(test)]
+mod tests;
+
+/// What the admin side reads.
+pub struct Admin {
+    /// Gateway and configuration in effect.
+    pub published: Published,
+    /// Counters of the workers.
+    pub shared: Arc<worker::Shared>,
+    /// The flight recorder.
+    pub events: Events,
+    /// What every request but `/healthz` must carry.
+    pub token: Option<Token>,
+    /// Cancelled when the gateway is shutting down.
+    pub stopping: CancellationToken,
+    busy: Mutex<Busy>,
+}
+
+impl Admin {
+    /// For a gateway that runs.
+    pub fn new(
+        published: Published,
+        shared: Arc<worker::Shared>,
+        events: Events,
+        token: Option<Token>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            published,
+            shared,
+            events,
+            token,
+            stopping,
+            busy: Mutex::new(Busy::new()),
+        }
+    }
+}
+
+/// A bearer token (RFC 6750).
+#[derive(Clone)]
+pub struct Token(Vec<u8>);
+
+/// Why there is no token.
+#[derive(Debug, Error)]
+pub enum TokenError {
+    /// The file cannot be read.
+    #[error("cannot read admin.token_file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file has nothing in its first line.
+    #[error("the first line of admin.token_file {path} is empty: write a token there")]
+    Empty {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Token {
+    /// The first line of a file, without spaces around it.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let shown = || path.display().to_string();
+        let text = std::fs::read(path).map_err(|source| TokenError::Unreadable {
+            path: shown(),
+            source,
+        })?;
+        let line = text
+            .split(|&byte| byte == b'\n')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        if line.is_empty() {
+            return Err(TokenError::Empty { path: shown() });
+        }
+        Ok(Self(line.to_vec()))
+    }
+
+    /// Whether `Authorization` carries this token; takes as long for any token of this length.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .map_or(&[][..], |value| value.as_bytes());
+        let Some((scheme, given)) = value.split_at_checked("Bearer ".len()) else {
+            return false;
+        };
+        let differing = self
+            .0
+            .iter()
+            .zip(given)
+            .fold(0, |differing, (a, b)| differing | (a ^ b));
+        scheme.eq_ignore_ascii_case(b"Bearer ") && given.len() == self.0.len() && differing == 0
+    }
+}
+
+/// Serves until the gateway has stopped.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    stopped: CancellationToken,
+) -> io::Result<()> {
+    axum::serve(listener, router(admin))
+        .with_graceful_shutdown(stopped.cancelled_owned())
+        .await
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/services", get(services))
+        .route("/api/v1/services/{name}", get(service))
+        .route("/api/v1/routes", get(routes))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/config", get(config))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&admin), authorize))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(admin)
+}
+
+async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if admin
+        .token
+        .as_ref()
+        .is_some_and(|token| !token.is_in(request.headers()))
+    {
+        let mut response = error(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "send the token of admin.token_file as \"Authorization: Bearer TOKEN\"",
+        );
+        let challenge = header::HeaderValue::from_static("Bearer");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        return response;
+    }
+    next.run(request).await
+}
+
+async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
+    if admin.stopping.is_cancelled() {
+        let body = json!({ "ready": false, "reason": "shutting_down" });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    }
+    let gateway = admin.published.gateway.load();
+    let waiting: Vec<Value> = gateway
+        .clusters
+        .iter()
+        .map(|cluster| (cluster, cluster.balancer.view().status()))
+        .filter(|(_, status)| !json::is_ready(*status))
+        .map(|(cluster, status)| json!({ "service": &*cluster.name, "status": json::status(status) }))
+        .collect();
+    if waiting.is_empty() {
+        return Json(json!({ "ready": true })).into_response();
+    }
+    let body = json!({ "ready": false, "reason": "services", "waiting_for": waiting });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let workers = &admin.shared.workers;
+    let busy = workers.iter().map(WorkerMetrics::busy).sum();
+    let mut clock = admin.busy.lock().expect("nothing under this lock panics");
+    let ratio = clock.ratio(Instant::now(), busy, workers.len());
+    drop(clock);
+    let page = prometheus::render(&admin.shared, &admin.published.gateway.load(), ratio);
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        page,
+    )
+        .into_response()
+}
+
+/// How busy the workers were between two looks.
+struct Busy {
+    looked: Instant,
+    busy: Duration,
+    ratio: f64,
+}
+
+impl Busy {
+    /// A shorter time says little, and several readers would shorten it for each other.
+    const PERIOD_MIN: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self {
+            looked: Instant::now(),
+            busy: Duration::ZERO,
+            ratio: 0.0,
+        }
+    }
+
+    fn ratio(&mut self, now: Instant, busy: Duration, workers: usize) -> f64 {
+        let period = now.saturating_duration_since(self.looked);
+        if period >= Self::PERIOD_MIN {
+            let share = busy.saturating_sub(self.busy).as_secs_f64() / period.as_secs_f64();
+            let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+            self.ratio = (share / f64::from(workers)).clamp(0.0, 1.0);
+            (self.looked, self.busy) = (now, busy);
+        }
+        self.ratio
+    }
+}
+
+async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let gateway = admin.published.gateway.load();
+    let services: Vec<Value> = gateway
+        .clusters
+        .iter()
+        .map(|cluster| json::service(cluster))
+        .collect();
+    Json(json!({ "services": services }))
+}
+
+async fn service(State(admin): State<Arc<Admin>>, UrlPath(name): UrlPath<String>) -> Response {
+    let gateway = admin.published.gateway.load();
+    match gateway
+        .clusters
+        .iter()
+        .find(|cluster| *cluster.name == *name)
+    {
+        Some(cluster) => Json(json::service(cluster)).into_response(),
+        None => error(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            &format!("no service \"{name}\""),
+        ),
+    }
+}
+
+async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let gateway = admin.published.gateway.load();
+    let routes: Vec<Value> = gateway.routes.routes().iter().map(json::route).collect();
+    Json(json!({ "revision": gateway.revision, "routes": routes }))
+}
+
+/// Which events are asked for.
+#[derive(Deserialize)]
+struct EventQuery {
+    service: Option<String>,
+    /// Only events with a greater number.
+    #[serde(default)]
+    since: u64,
+}
+
+async fn events(State(admin): State<Arc<Admin>>, Query(query): Query<EventQuery>) -> Json<Value> {
+    let events = admin.events.since(query.since, query.service.as_deref());
+    let events: Vec<Value> = events.iter().map(json::event).collect();
+    Json(json!({ "last": admin.events.last_number(), "events": events }))
+}
+
+async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(admin.published.config.load().to_json())
+}
+
+async fn not_found() -> Response {
+    error(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "see /api/v1/services, /api/v1/routes, /api/v1/events, /api/v1/config, /metrics, /healthz, /readyz",
+    )
+}
+
+async fn method_not_allowed() -> Response {
+    error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this is only for GET",
+    )
+}
+
+fn error(status: StatusCode, error: &str, detail: &str) -> Response {
+    (status, Json(json!({ "error": error, "detail": detail }))).into_response()
+}

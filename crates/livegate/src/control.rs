@@ -1,10 +1,28 @@
 //! Control: from a checked configuration to what the workers read.
+//!
+//! A configuration is applied whole or not at all. What can fail (reading, checking, looking up
+//! names) comes first; then clusters are started and changed, the new [`Gateway`] is published,
+//! and what nobody leads to any more is stopped. Clusters of services that did not change are the
+//! same objects as before, so nothing that is known about them resets.
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::cluster::Cluster;
-use crate::config::HttpConfig;
+use crate::config::{Config, HttpConfig, RegistryMode};
+use crate::control::resolve::ResolveError;
+use crate::control::services::{Changes, Services};
+use crate::control::table::RouteCounters;
+use crate::events::Events;
 use crate::route::RouteTable;
+
+pub mod file;
+pub mod resolve;
+mod services;
+mod table;
+#[cfg(test)]
+mod tests;
 
 /// One revision of everything that a request looks at. Workers load it once per request, so
 /// routes, clusters and limits always belong together.
@@ -18,4 +36,189 @@ pub struct Gateway {
     pub routes: RouteTable,
     /// Every configured service.
     pub clusters: Vec<Arc<Cluster>>,
+}
+
+/// What is in effect, for those who only read.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// What the workers read.
+    pub gateway: Arc<ArcSwap<Gateway>>,
+    /// The configuration it was made from.
+    pub config: Arc<ArcSwap<Config>>,
+}
+
+/// Applies configurations. There is one, and it owns the clusters' tasks.
+pub struct Control {
+    services: Services,
+    counters: RouteCounters,
+    workers: usize,
+    events: Events,
+    published: Published,
+}
+
+impl Control {
+    /// Applies the first configuration. `workers` is the number of shards of every counter.
+    pub async fn start(
+        config: Config,
+        workers: usize,
+        events: Events,
+    ) -> Result<Self, Vec<ResolveError>> {
+        let instances = resolve::instances(&config).await?;
+        let mut services = Services::new(events.clone(), workers);
+        services.apply(&config, instances);
+        let mut counters = RouteCounters::new();
+        let gateway = gateway(1, &config, &services, &mut counters, workers);
+        warn_of_missing_registry(&config);
+        let published = Published {
+            gateway: Arc::new(ArcSwap::from_pointee(gateway)),
+            config: Arc::new(ArcSwap::from_pointee(config)),
+        };
+        Ok(Self {
+            services,
+            counters,
+            workers,
+            events,
+            published,
+        })
+    }
+
+    /// What is in effect, now and after every later change.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Applies another configuration, or changes nothing. Cancel-safe: names are looked up before
+    /// anything changes, and nothing waits after that.
+    pub async fn apply(
+        &mut self,
+        mut config: Config,
+        cause: &str,
+    ) -> Result<(), Vec<ResolveError>> {
+        let instances = resolve::instances(&config).await?;
+        let before = self.published.config.load_full();
+        for key in keep_what_needs_a_restart(&mut config, &before) {
+            tracing::warn!("{key} has changed: restart to apply it, until then it stays as it was");
+        }
+        if config.services != before.services {
+            warn_of_missing_registry(&config);
+        }
+        let changes = self.services.apply(&config, instances);
+        let revision = self.published.gateway.load().revision + 1;
+        let gateway = gateway(
+            revision,
+            &config,
+            &self.services,
+            &mut self.counters,
+            self.workers,
+        );
+        let summary = summary(&before, &config, &changes);
+        self.published.gateway.store(Arc::new(gateway));
+        self.published.config.store(Arc::new(config));
+        self.services.retire(&changes.removed);
+        tracing::info!("configuration applied ({cause}): {summary}");
+        self.events
+            .push(None, None, "config_applied", format!("{cause}: {summary}"));
+        Ok(())
+    }
+
+    /// Records that a configuration could not be applied, a line for each reason.
+    pub fn refuse(&self, cause: &str, reasons: &str) {
+        tracing::error!(
+            "configuration not applied ({cause}), everything stays as it was:\n{reasons}"
+        );
+        self.events
+            .push(None, None, "config_refused", format!("{cause}: {reasons}"));
+    }
+}
+
+fn gateway(
+    revision: u64,
+    config: &Config,
+    services: &Services,
+    counters: &mut RouteCounters,
+    workers: usize,
+) -> Gateway {
+    let mut clusters = services.clusters();
+    clusters.retain(|name, _| config.services.contains_key(name));
+    let routes = table::build(config, &clusters, counters, workers);
+    let clusters = clusters.into_values().collect();
+    Gateway {
+        revision,
+        http: Arc::new(config.http.clone()),
+        routes,
+        clusters,
+    }
+}
+
+/// Puts back what a running process cannot change; returns the keys of it that were to change.
+fn keep_what_needs_a_restart(config: &mut Config, before: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut keep = |differs: bool, key: &'static str| {
+        if differs {
+            keys.push(key);
+        }
+    };
+    keep(config.http.listen != before.http.listen, "http.listen");
+    keep(config.http.workers != before.http.workers, "http.workers");
+    keep(
+        config.http.access_log != before.http.access_log,
+        "http.access_log",
+    );
+    keep(config.admin.listen != before.admin.listen, "admin.listen");
+    keep(
+        config.admin.token_file != before.admin.token_file,
+        "admin.token_file",
+    );
+    keep(config.registry != before.registry, "[registry]");
+    config.http.listen.clone_from(&before.http.listen);
+    config.http.workers = before.http.workers;
+    config.http.access_log.clone_from(&before.http.access_log);
+    config.admin.clone_from(&before.admin);
+    config.registry.clone_from(&before.registry);
+    keys
+}
+
+/// One line for those who expect a registry.
+fn warn_of_missing_registry(config: &Config) {
+    if config.registry.mode == RegistryMode::None {
+        return;
+    }
+    let registered = config
+        .services
+        .iter()
+        .filter(|(_, service)| service.instances.is_none());
+    let names: Vec<&str> = registered.map(|(name, _)| name.as_str()).collect();
+    let consequence = if names.is_empty() {
+        String::new()
+    } else {
+        format!("; requests for {} are answered 503", names.join(", "))
+    };
+    tracing::warn!(
+        "this build has no registry yet and serves only services that list \"instances\"{consequence} (registry.mode = \"none\" silences this)"
+    );
+}
+
+fn summary(before: &Config, after: &Config, changes: &Changes) -> String {
+    let mut parts = Vec::new();
+    for (what, names) in [
+        ("added", &changes.added),
+        ("changed", &changes.changed),
+        ("removed", &changes.removed),
+    ] {
+        if !names.is_empty() {
+            parts.push(format!("services {what}: {}", names.join(", ")));
+        }
+    }
+    if before.routes != after.routes || before.discovery.auto_routes != after.discovery.auto_routes
+    {
+        parts.push(format!("routes changed: {} listed", after.routes.len()));
+    }
+    if before.http != after.http {
+        parts.push("[http] changed".to_owned());
+    }
+    if parts.is_empty() {
+        "nothing has changed".to_owned()
+    } else {
+        parts.join("; ")
+    }
 }

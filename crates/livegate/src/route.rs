@@ -45,6 +45,16 @@ pub struct Route {
     pub config: RouteConfig,
 }
 
+impl Route {
+    /// The service that its requests go to, if they do.
+    pub fn service(&self) -> Option<&str> {
+        match &self.action {
+            Action::Service(cluster) => Some(&cluster.name),
+            Action::Status(_) | Action::Redirect { .. } => None,
+        }
+    }
+}
+
 /// What a route does with its requests.
 #[derive(Debug, Clone)]
 pub enum Action {

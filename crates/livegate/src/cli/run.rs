@@ -1,0 +1,249 @@
+//! `livegate run`: the order in which a gateway starts and stops.
+
+use std::io::IsTerminal;
+use std::net::TcpListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::access_log::{AccessLogHandle, AccessLogWriter};
+use crate::admin::{self, Admin, Token};
+use crate::cli::read_config;
+use crate::control::Control;
+use crate::control::file::Watched;
+use crate::control::resolve::ResolveError;
+use crate::events::Events;
+use crate::worker::{Listeners, Shared, Workers};
+
+/// Events that the flight recorder holds: some hours of a busy fleet, about 2 MiB.
+const EVENTS_MAX: usize = 10_000;
+
+/// Runs until a signal ends it.
+pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
+    start_logging()?;
+    // A change of the file from here on is noticed.
+    let watched = file.map(|file| Watched::new(file.to_owned()));
+    let config = file.map(read_config).transpose()?.unwrap_or_default();
+    let files_max = raise_open_files_limit();
+    let token = config
+        .admin
+        .token_file
+        .as_deref()
+        .map(Token::read)
+        .transpose()?;
+    let admin_listener = StdListener::bind(config.admin.listen).with_context(|| {
+        format!(
+            "cannot listen on {}, choose another address in admin.listen",
+            config.admin.listen
+        )
+    })?;
+    admin_listener.set_nonblocking(true)?;
+    let listeners = Listeners::bind(&config.http.listen, config.http.workers)?;
+    let access_log = AccessLogWriter::open(&config.http.access_log)
+        .context("cannot open the file of http.access_log")?;
+    tracing::debug!("at most {files_max} open files");
+
+    let workers = config.http.workers;
+    let events = Events::new(EVENTS_MAX);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let control = runtime.block_on(Control::start(config, workers, events.clone()));
+    let control = control.map_err(|errors| anyhow::anyhow!(lines(&errors)))?;
+    let gateway = Arc::clone(&control.published().gateway);
+    let log = access_log.as_ref().map(AccessLogWriter::handle);
+    let shared = Arc::new(Shared::new(gateway, workers, log));
+    for address in listeners.addresses() {
+        tracing::info!("listening on http://{address}, {workers} workers");
+    }
+    let running = Running {
+        workers: Workers::start(listeners, &shared).context("cannot start the workers")?,
+        control,
+        watched,
+        stopping: CancellationToken::new(),
+    };
+    let published = running.control.published().clone();
+    let admin = Admin::new(published, shared, events, token, running.stopping.clone());
+    let result = runtime.block_on(run_until_ended(running, admin, admin_listener));
+    // Tasks hold handles of the access log, whose last lines are written when all are gone.
+    drop(runtime);
+    drop(access_log);
+    result
+}
+
+/// A gateway that serves.
+struct Running {
+    workers: Workers,
+    control: Control,
+    watched: Option<Watched>,
+    /// Cancelled when the end has begun.
+    stopping: CancellationToken,
+}
+
+async fn run_until_ended(
+    mut running: Running,
+    admin: Admin,
+    admin_listener: StdListener,
+) -> anyhow::Result<()> {
+    let mut ends = Ends::new()?;
+    let admin_listener = TcpListener::from_std(admin_listener)?;
+    tracing::info!("admin on http://{}", admin_listener.local_addr()?);
+    let log = admin.shared.access_log.clone();
+    let stopped = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::serve(
+        admin_listener,
+        Arc::new(admin),
+        stopped.clone(),
+    ));
+
+    reload_until_ended(&mut running, log.as_ref(), &mut ends).await?;
+    running.stopping.cancel();
+    let patience = running
+        .control
+        .published()
+        .config
+        .load()
+        .http
+        .shutdown_timeout;
+    let workers = running.workers;
+    let shut_down = move || workers.shut_down(Instant::now() + patience);
+    let cut = tokio::select! {
+        cut = tokio::task::spawn_blocking(shut_down) => cut?,
+        name = ends.next() => {
+            tracing::warn!("{name} again: ending at once");
+            std::process::exit(0);
+        }
+    };
+    if cut > 0 {
+        tracing::warn!("{cut} connections were cut after http.shutdown_timeout");
+    }
+    stopped.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Applies the file whenever it has changed or SIGHUP asks for it, until a signal ends it all.
+async fn reload_until_ended(
+    running: &mut Running,
+    log: Option<&AccessLogHandle>,
+    ends: &mut Ends,
+) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        let cause = tokio::select! {
+            name = ends.next() => {
+                tracing::info!("{name}: finishing running requests");
+                return Ok(());
+            }
+            _ = hangup.recv() => {
+                if let Some(log) = log {
+                    log.reopen();
+                }
+                "SIGHUP"
+            }
+            () = changed(running.watched.as_mut()) => "the file has changed",
+        };
+        let Some(file) = running.watched.as_mut().map(Watched::see) else {
+            tracing::info!("{cause}: there is no configuration file to read");
+            continue;
+        };
+        tokio::select! {
+            () = reload(&mut running.control, file, cause) => {}
+            name = ends.next() => {
+                tracing::info!("{name}: finishing running requests");
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn reload(control: &mut Control, file: &Path, cause: &str) {
+    let config = match read_config(file) {
+        Ok(config) => config,
+        Err(error) => return control.refuse(cause, &format!("{error:#}")),
+    };
+    if let Err(errors) = control.apply(config, cause).await {
+        control.refuse(cause, &lines(&errors));
+    }
+}
+
+fn lines(errors: &[ResolveError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Never, when there is no file.
+async fn changed(watched: Option<&mut Watched>) {
+    match watched {
+        Some(watched) => watched.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that end the gateway.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self {
+            terminate,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// To standard error; `LIVEGATE_LOG`, or else `RUST_LOG`, says how much.
+fn start_logging() -> anyhow::Result<()> {
+    let filter = |name: &str| {
+        let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+        Some(EnvFilter::try_new(text).with_context(|| format!("cannot understand {name}")))
+    };
+    let filter = filter("LIVEGATE_LOG").or_else(|| filter("RUST_LOG"));
+    let filter = filter.unwrap_or_else(|| Ok(EnvFilter::new("info")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
+/// A gateway needs two descriptors for each request. The soft limit is for programs that use
+/// select(2); the hard one is what the administrator allows.
+fn raise_open_files_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    let in_effect = if raised.is_ok() { maximum } else { current };
+    in_effect.unwrap_or(u64::MAX)
+}
