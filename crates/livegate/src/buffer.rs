@@ -163,6 +163,23 @@ impl Buffer {
         self.end += bytes.len();
     }
 
+    /// Appends the line `name: value` of a message head.
+    pub fn extend_field(&mut self, name: &[u8], value: &[u8]) {
+        let length = name.len() + value.len() + 4;
+        if self.block.len() - self.end < length {
+            self.make_room(length);
+        }
+        let line = &mut self.block[self.end..self.end + length];
+        let (name_room, rest) = line.split_at_mut(name.len());
+        let (colon, rest) = rest.split_at_mut(2);
+        let (value_room, line_end) = rest.split_at_mut(value.len());
+        name_room.copy_from_slice(name);
+        colon.copy_from_slice(b": ");
+        value_room.copy_from_slice(value);
+        line_end.copy_from_slice(b"\r\n");
+        self.end += length;
+    }
+
     #[cold]
     fn make_room(&mut self, more: usize) {
         self.block.copy_within(self.start..self.end, 0);

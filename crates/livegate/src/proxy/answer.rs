@@ -57,9 +57,7 @@ pub fn write_status(out: &mut Buffer, status: u16, terms: Terms<'_>) {
 /// Writes a redirect.
 pub fn write_redirect(out: &mut Buffer, status: u16, location: &str, terms: Terms<'_>) {
     write_status_line(out, status, reason_phrase(status));
-    out.extend(b"Location: ");
-    out.extend(location.as_bytes());
-    out.extend(b"\r\n");
+    out.extend_field(b"Location", location.as_bytes());
     finish_own(out, b"", terms);
 }
 
@@ -73,9 +71,7 @@ fn finish_own(out: &mut Buffer, body: &[u8], terms: Terms<'_>) {
 }
 
 fn write_common(out: &mut Buffer, terms: Terms<'_>) {
-    out.extend(b"Date: ");
-    out.extend(terms.date);
-    out.extend(b"\r\n");
+    out.extend_field(b"Date", terms.date);
     write_connection(out, terms);
 }
 
@@ -89,9 +85,7 @@ fn write_connection(out: &mut Buffer, terms: Terms<'_>) {
 
 fn write_length(out: &mut Buffer, length: u64) {
     let mut digits = itoa::Buffer::new();
-    out.extend(b"Content-Length: ");
-    out.extend(digits.format(length).as_bytes());
-    out.extend(b"\r\n");
+    out.extend_field(b"Content-Length", digits.format(length).as_bytes());
 }
 
 fn write_status_line(out: &mut Buffer, status: u16, reason: &str) {
@@ -126,9 +120,7 @@ pub fn write_head(out: &mut Buffer, head: &ResponseHead<'_, '_>, terms: Terms<'_
         }
     }
     if !head.meanings.contains(&Field::Date) {
-        out.extend(b"Date: ");
-        out.extend(terms.date);
-        out.extend(b"\r\n");
+        out.extend_field(b"Date", terms.date);
     }
     write_connection(out, terms);
     out.extend(b"\r\n");
@@ -172,10 +164,7 @@ fn write_fields(out: &mut Buffer, head: &ResponseHead<'_, '_>) {
             }
         };
         if passes {
-            out.extend(header.name.as_bytes());
-            out.extend(b": ");
-            out.extend(header.value);
-            out.extend(b"\r\n");
+            out.extend_field(header.name.as_bytes(), header.value);
         }
     }
 }

@@ -107,8 +107,8 @@ impl Record {
         }
     }
 
-    fn write(&self, worker: &Worker, peer: SocketAddr) {
-        let duration = self.began.elapsed();
+    fn write(&self, worker: &Worker, down: &Downstream) {
+        let duration = down.now.saturating_duration_since(self.began);
         match &self.route {
             Some(route) => route.metrics.count(worker.id, self.status),
             None => worker.shared.unrouted.count(worker.id, self.status),
@@ -124,7 +124,7 @@ impl Record {
         let (target, request_id) = rest.split_at(noted.target);
         log.push(&Entry {
             time: SystemTime::now() - duration,
-            client: peer,
+            client: down.peer,
             method,
             target,
             status: self.status,
@@ -142,7 +142,7 @@ impl Record {
 /// Serves one request.
 async fn request(down: &mut Downstream, worker: &Rc<Worker>, gateway: Arc<Gateway>) -> Next {
     let mut record = Record {
-        began: Instant::now(),
+        began: down.now,
         noted: worker.log.borrow().is_some().then(Noted::default),
         tried: Tried::default(),
         status: 0,
@@ -170,7 +170,7 @@ async fn request(down: &mut Downstream, worker: &Rc<Worker>, gateway: Arc<Gatewa
         // Not a request: nothing to count.
         Head::Nothing => return Next::Close,
     };
-    record.write(worker, down.peer);
+    record.write(worker, down);
     next
 }
 
@@ -190,33 +190,27 @@ async fn read_head(
     let bytes_max = usize::try_from(gateway.http.header_bytes_max)
         .unwrap_or(usize::MAX)
         .saturating_add(64);
-    let mut local_host = None;
     loop {
-        // Whole lines only: a head that comes byte by byte is not parsed for every byte.
-        if down.buffer.filled().contains(&b'\n') || down.buffer.len() >= bytes_max {
-            if local_host.is_none() && is_http_1_0(down.buffer.filled()) {
-                local_host = Some(
-                    down.stream
-                        .local_addr()
-                        .map(|address| address.to_string())
-                        .unwrap_or_default(),
-                );
-            }
-            let origin = Origin {
-                ip: down.peer.ip(),
-                ip_text: down.ip_text(),
-                local_host: local_host.as_deref().unwrap_or_default(),
-            };
-            let note = record.noted.as_mut().map(|noted| noted as &mut dyn Note);
-            let scratch = &mut worker.scratch.borrow_mut();
-            match prepare(down.buffer.filled(), gateway, origin, scratch, out, note) {
-                Ok(Some(prepared)) => return Head::Prepared(prepared),
-                Ok(None) => {}
-                Err(error) => return Head::Refused(error),
-            }
+        let origin = Origin {
+            ip: down.peer.ip(),
+            ip_text: down.ip_text(),
+            local_host: &|| {
+                down.stream
+                    .local_addr()
+                    .map(|address| address.to_string())
+                    .unwrap_or_default()
+            },
+        };
+        let note = record.noted.as_mut().map(|noted| noted as &mut dyn Note);
+        let scratch = &mut worker.scratch.borrow_mut();
+        match prepare(down.buffer.filled(), gateway, origin, scratch, out, note) {
+            Ok(Some(prepared)) => return Head::Prepared(prepared),
+            Ok(None) => {}
+            Err(error) => return Head::Refused(error),
         }
         let deadline = record.began + gateway.http.header_timeout;
         let seen = down.buffer.len();
+        // Whole lines only: a head that comes byte by byte is not parsed for every byte.
         loop {
             match down.read_more(bytes_max, deadline).await {
                 Some(true)
@@ -231,14 +225,6 @@ async fn read_head(
             }
         }
     }
-}
-
-/// Rare enough that its `Host` may cost something.
-fn is_http_1_0(bytes: &[u8]) -> bool {
-    let line = bytes
-        .split(|&byte| byte == b'\n')
-        .find(|line| line.len() > 1);
-    line.is_some_and(|line| line.ends_with(b"HTTP/1.0\r"))
 }
 
 /// Does what is to be done.
@@ -365,7 +351,8 @@ async fn relay(
     if exchange.is_tunnel {
         let reply = exchange.take_reply();
         record.bytes = tunnel::run(down, exchange.into_tunnel(), reply, &pick).await;
-        pick.finish(outcome, Instant::now());
+        down.now = Instant::now();
+        pick.finish(outcome, down.now);
         return Next::Close;
     }
     let mut setting = Setting {
@@ -379,7 +366,7 @@ async fn relay(
     };
     let relayed = poll_fn(|cx| exchange.poll_relay(cx, &mut setting)).await;
     record.bytes = exchange.bytes_out;
-    let now = Instant::now();
+    let now = down.now;
     match relayed {
         Ok(()) => {
             cluster

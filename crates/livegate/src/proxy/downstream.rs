@@ -30,6 +30,9 @@ pub struct Downstream {
     pub buffer: Buffer,
     /// The one timer of the connection.
     pub timer: Timer,
+    /// When the connection's task was last woken with something to do: reading the clock
+    /// for every decision would cost more than any of them.
+    pub now: Instant,
     /// The client's address.
     pub peer: SocketAddr,
     /// When the client ended its sending side.
@@ -51,10 +54,12 @@ impl Downstream {
     pub fn new(stream: TcpStream, peer: SocketAddr, idle_timeout: Duration) -> Self {
         // A dual-stack listener shows IPv4 clients as IPv6 ones.
         let ip = peer.ip().to_canonical();
+        let now = Instant::now();
         Self {
             stream,
             buffer: Buffer::none(),
-            timer: Timer::new(Instant::now() + idle_timeout),
+            timer: Timer::new(now + idle_timeout),
+            now,
             peer: SocketAddr::new(ip, peer.port()),
             ended: None,
             ip_text: IpText::new(ip),
@@ -62,8 +67,8 @@ impl Downstream {
     }
 
     /// The client's address as text.
-    pub fn ip_text(&self) -> &str {
-        self.ip_text.as_str()
+    pub fn ip_text(&self) -> &[u8] {
+        self.ip_text.as_bytes()
     }
 
     /// Waits for the first byte of a request, holding no buffer.
@@ -79,8 +84,8 @@ impl Downstream {
         if self.ended.is_some() {
             return Idle::Closed;
         }
-        let mut deadline = None;
-        let result = poll_fn(|cx| {
+        let deadline = self.now + idle_timeout;
+        let event = poll_fn(|cx| {
             loop {
                 match self.stream.poll_read_ready(cx) {
                     Poll::Ready(Ok(())) => {}
@@ -97,11 +102,11 @@ impl Downstream {
             if worker.is_stopping() {
                 return Poll::Ready(Idle::Closed);
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + idle_timeout);
             self.timer.poll(cx, deadline).map(|()| Idle::Closed)
         })
         .await;
-        result
+        self.now = Instant::now();
+        event
     }
 
     /// Reads more of a head into the buffer. False when the client ended or failed;
@@ -233,8 +238,8 @@ impl IpText {
         text
     }
 
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("written as text")
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
     }
 }
 

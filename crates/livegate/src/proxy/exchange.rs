@@ -101,6 +101,9 @@ pub struct Exchange {
     /// When there was nothing more to send.
     pub sent_at: Option<Instant>,
     look_at: Instant,
+    /// The client is looked after only in exchanges that last: quick ones notice when they write.
+    watches_client: bool,
+    clock_is_fresh: bool,
     /// Last time a byte moved.
     progressed: Instant,
     hold_until: Option<Instant>,
@@ -152,6 +155,8 @@ impl Exchange {
             sent: false,
             sent_at: None,
             look_at: now + LOOK_INTERVAL,
+            watches_client: false,
+            clock_is_fresh: true,
             progressed: now,
             hold_until: None,
             pipe: None,
@@ -165,6 +170,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         setting: &mut Setting<'_>,
     ) -> Poll<Result<(), Failure>> {
+        self.read_clock(setting);
         let mut progress = false;
         loop {
             progress |= self.poll_send(cx, setting)?;
@@ -175,8 +181,9 @@ impl Exchange {
                 Poll::Pending => break,
                 Poll::Ready(Ok(1..)) => {
                     progress = true;
-                    setting.pick.heard(Instant::now());
+                    setting.pick.heard(setting.down.now);
                     if self.take_in(setting)? {
+                        self.clock_is_fresh = true;
                         return Poll::Ready(Ok(()));
                     }
                     if self.up.buffer.is_full() {
@@ -186,13 +193,20 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(self.ended_early(setting)),
             }
         }
-        if self.sent && setting.down.poll_gone(cx).is_ready() {
+        if self.watches_client && self.sent && setting.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Failure::ClientGone));
         }
         if progress {
-            self.progressed = Instant::now();
+            self.progressed = setting.down.now;
         }
         self.poll_reply_deadline(cx, setting)
+    }
+
+    /// Once each time the task is woken.
+    fn read_clock(&mut self, setting: &mut Setting<'_>) {
+        if !std::mem::take(&mut self.clock_is_fresh) {
+            setting.down.now = Instant::now();
+        }
     }
 
     /// True when anything moved.
@@ -211,13 +225,13 @@ impl Exchange {
             Poll::Pending => Ok(setting.outgoing.take_progress()),
             Poll::Ready(Ok(())) => {
                 self.sent = true;
-                self.sent_at = Some(Instant::now());
+                self.sent_at = Some(setting.down.now);
                 Ok(true)
             }
             // It may have answered before it closed: what it said is read to the end.
             Poll::Ready(Err(SendError::Upstream)) => {
                 self.send_broken = true;
-                self.sent_at = Some(Instant::now());
+                self.sent_at = Some(setting.down.now);
                 Ok(true)
             }
             Poll::Ready(Err(SendError::ClientGone)) => Err(Failure::ClientGone),
@@ -285,9 +299,9 @@ impl Exchange {
                     facts.terms(self.closes_downstream, &date),
                 );
                 if setting.may_retry && is_held(&head) {
-                    self.hold_until = Some(Instant::now() + HOLD);
+                    self.hold_until = Some(setting.down.now + HOLD);
                 }
-                self.answered = Some(Instant::now());
+                self.answered = Some(setting.down.now);
                 self.up.buffer.consume(length);
                 return Ok(true);
             }
@@ -302,7 +316,7 @@ impl Exchange {
                 self.status = 101;
                 self.is_tunnel = true;
                 answer::write_switching(&mut self.reply, &head);
-                self.answered = Some(Instant::now());
+                self.answered = Some(setting.down.now);
                 self.up.buffer.consume(length);
                 return Ok(true);
             }
@@ -326,7 +340,7 @@ impl Exchange {
         let untouched = self.up.buffer.is_empty() && self.interim_seen == 0;
         let soon = self
             .sent_at
-            .is_none_or(|sent_at| sent_at.elapsed() < STALE_WINDOW);
+            .is_none_or(|sent_at| setting.down.now.duration_since(sent_at) < STALE_WINDOW);
         let unsent = setting.outgoing.is_unsent();
         Err(if self.up.reused && untouched && (soon || unsent) {
             Failure::Stale
@@ -342,7 +356,9 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         let timeouts = setting.timeouts;
         if let Some(hold_until) = self.hold_until {
-            return setting.down.timer.poll(cx, hold_until).map(|()| Ok(()));
+            ready!(setting.down.timer.poll(cx, hold_until));
+            self.clock_is_fresh = true;
+            return Poll::Ready(Ok(()));
         }
         let waits_for_continue = setting.facts.expects_continue
             && !self.continued
@@ -354,7 +370,7 @@ impl Exchange {
             None => self.progressed + timeouts.idle,
         };
         loop {
-            let now = Instant::now();
+            let now = setting.down.now;
             if now >= deadline {
                 let by_upstream = waits_for_head || setting.outgoing.waiting() == Waiting::Upstream;
                 return Poll::Ready(Err(if by_upstream {
@@ -368,8 +384,13 @@ impl Exchange {
                     return Poll::Ready(Err(Failure::Timeout { early: true }));
                 }
                 self.look_at = now + LOOK_INTERVAL;
+                if self.sent && setting.down.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::ClientGone));
+                }
+                self.watches_client = true;
             }
             ready!(setting.down.timer.poll(cx, self.look_at.min(deadline)));
+            setting.down.now = Instant::now();
         }
     }
 
@@ -379,6 +400,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         setting: &mut Setting<'_>,
     ) -> Poll<Result<(), Broken>> {
+        self.read_clock(setting);
         let mut progress = false;
         let waits_for_client = loop {
             match self.poll_send(cx, setting) {
@@ -411,7 +433,7 @@ impl Exchange {
             return Poll::Ready(Err(Broken::Client));
         }
         if progress {
-            self.progressed = Instant::now();
+            self.progressed = setting.down.now;
         }
         let deadline = self.progressed + setting.timeouts.idle;
         let broken = if waits_for_client {
@@ -481,7 +503,7 @@ impl Exchange {
         }
         match ready!(pipe.poll_step(cx, &self.up.stream, &setting.down.stream, left)) {
             Ok(Moved::In(count)) => {
-                setting.pick.heard(Instant::now());
+                setting.pick.heard(setting.down.now);
                 self.body.pass(count as u64);
             }
             Ok(Moved::Out(count)) => self.bytes_out += count as u64,
@@ -518,7 +540,7 @@ impl Exchange {
                 )
             }
             Ok(_) => {
-                setting.pick.heard(Instant::now());
+                setting.pick.heard(setting.down.now);
                 Poll::Ready(Ok(()))
             }
             Err(_) => Poll::Ready(Err(Broken::Upstream)),

@@ -94,7 +94,7 @@ impl Forward<'_> {
             let (pick, up) = self.connect(tried).await?;
             sent_attempts += 1;
             let may_retry = sent_attempts < retry.attempts && self.facts.is_idempotent;
-            let now = Instant::now();
+            let now = self.down.now;
             let mut exchange = Exchange::new(up, metrics.length_hint(self.worker.id), now);
             let mut setting = Setting {
                 down: &mut *self.down,
@@ -121,7 +121,7 @@ impl Forward<'_> {
             if failure == Failure::Stale {
                 self.worker.pools.borrow_mut().forget(pick.endpoint().key());
             }
-            pick.finish(outcome, Instant::now());
+            pick.finish(outcome, self.down.now);
             let Some(error) = error else {
                 return Err(Unanswered::ClientGone);
             };
@@ -146,7 +146,7 @@ impl Forward<'_> {
         let mut pause = CONNECT_PAUSE;
         let mut patience_ends = None;
         loop {
-            let now = Instant::now();
+            let now = self.down.now;
             let picked = self.cluster.balancer.pick(self.key, &tried.keys, now);
             let pick = picked.map_err(|none| Unanswered::Error(ProxyError::from(none)))?;
             let key = pick.endpoint().key();
@@ -169,7 +169,8 @@ impl Forward<'_> {
             .await
             {
                 Ok(Ok(up)) => {
-                    pick.connected(Instant::now());
+                    self.down.now = Instant::now();
+                    pick.connected(self.down.now);
                     return Ok((pick, up));
                 }
                 Ok(Err(error)) if upstream::is_local_shortage(&error) => {
@@ -183,18 +184,20 @@ impl Forward<'_> {
                 .metrics
                 .count_attempt(self.worker.id, AttemptOutcome::ConnectFailed);
             tried.avoid(&pick);
-            pick.finish(outcome, Instant::now());
+            self.down.now = Instant::now();
+            pick.finish(outcome, self.down.now);
             connects += 1;
             if connects >= CONNECTS_MAX {
                 return Err(Unanswered::Error(ProxyError::ConnectFailed));
             }
             if is_again {
                 // Every instance there is has refused.
-                let now = Instant::now();
+                let now = self.down.now;
                 if now + pause > *patience_ends.get_or_insert(now + CONNECT_PATIENCE) {
                     return Err(Unanswered::Error(ProxyError::ConnectFailed));
                 }
                 tokio::time::sleep(pause).await;
+                self.down.now = Instant::now();
                 pause *= 2;
             }
             self.cluster

@@ -72,9 +72,9 @@ pub struct Origin<'a> {
     /// Address of the client.
     pub ip: IpAddr,
     /// The same as text.
-    pub ip_text: &'a str,
+    pub ip_text: &'a [u8],
     /// The gateway's own address, as `Host` for HTTP/1.0 requests without one.
-    pub local_host: &'a str,
+    pub local_host: &'a dyn Fn() -> String,
 }
 
 /// What the access log keeps of a request head.
@@ -214,20 +214,19 @@ impl Forwarded<'_, '_, '_> {
     fn write(&self, route: &Route, cluster: &Cluster, out: &mut Buffer) {
         self.write_request_line(route, cluster, out);
         let head = self.head;
-        write_field(
-            out,
-            b"Host",
-            head.host.unwrap_or(self.origin.local_host.as_bytes()),
-        );
+        match head.host {
+            Some(host) => out.extend_field(b"Host", host),
+            None => out.extend_field(b"Host", (self.origin.local_host)().as_bytes()),
+        }
         for (header, meaning) in head.fields.iter().zip(head.meanings) {
             if self.passes(header.name, *meaning) {
-                write_field(out, header.name.as_bytes(), header.value);
+                out.extend_field(header.name.as_bytes(), header.value);
             }
         }
         match head.framing {
             Framing::Length(length) => {
                 let mut digits = itoa::Buffer::new();
-                write_field(out, b"Content-Length", digits.format(length).as_bytes());
+                out.extend_field(b"Content-Length", digits.format(length).as_bytes());
             }
             Framing::Chunked => out.extend(b"Transfer-Encoding: chunked\r\n"),
             // A length of zero is passed on as it was said.
@@ -247,7 +246,7 @@ impl Forwarded<'_, '_, '_> {
         out.extend(VIA);
         out.extend(b"\r\n");
         self.write_forwarding_fields(out);
-        write_field(out, b"X-Request-Id", self.request_id);
+        out.extend_field(b"X-Request-Id", self.request_id);
         out.extend(b"\r\n");
     }
 
@@ -308,25 +307,17 @@ impl Forwarded<'_, '_, '_> {
             out.extend(value);
             out.extend(b", ");
         }
-        out.extend(self.origin.ip_text.as_bytes());
+        out.extend(self.origin.ip_text);
         out.extend(b"\r\n");
-        write_field(
-            out,
+        out.extend_field(
             b"X-Forwarded-Proto",
             given(Field::ForwardedProto).next().unwrap_or(b"http"),
         );
         let host = given(Field::ForwardedHost).next().or(self.head.host);
         if let Some(host) = host {
-            write_field(out, b"X-Forwarded-Host", host);
+            out.extend_field(b"X-Forwarded-Host", host);
         }
     }
-}
-
-fn write_field(out: &mut Buffer, name: &[u8], value: &[u8]) {
-    out.extend(name);
-    out.extend(b": ");
-    out.extend(value);
-    out.extend(b"\r\n");
 }
 
 /// What a keyed balancer hashes; `None` when the request does not have it.
