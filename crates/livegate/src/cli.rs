@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
@@ -57,7 +56,7 @@ pub fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> anyhow::Result<()> {
-    let config = read_config(file)?;
+    let config = read_config(file).map_err(|errors| several(&errors))?;
     let count = |number: usize, what: &str| match number {
         1 => format!("1 {what}"),
         number => format!("{number} {what}s"),
@@ -68,20 +67,73 @@ fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads and checks a configuration. The error has a line for every mistake.
-fn read_config(file: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+/// Reads and checks a configuration; an error has every mistake, with the file in front.
+fn read_config(file: &Path) -> Result<Config, Vec<String>> {
+    let name = file.display();
+    let text = std::fs::read(file).map_err(|error| vec![format!("cannot read {name}: {error}")])?;
     let text = String::from_utf8(text).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count();
-        anyhow::anyhow!("{}:{line}:1: is not UTF-8", file.display())
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + memchr::memchr_iter(b'\n', good).count();
+        vec![format!("{name}:{line}:1: this line is not UTF-8")]
     })?;
     config::parse(&text).map_err(|errors| {
-        let lines = errors
-            .iter()
-            .map(|error| format!("{}:{error}", file.display()));
-        anyhow::anyhow!(lines.collect::<Vec<_>>().join("\n"))
+        let lines = errors.iter().map(|error| format!("{name}:{error}"));
+        lines.collect()
     })
+}
+
+/// One error of several, a line for each.
+fn several(errors: &[String]) -> anyhow::Error {
+    anyhow::anyhow!(errors.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains(&format!("livegate {}", command.get_name())),
+                "{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn mistakes_have_their_file_and_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.toml");
+        let name = file.display();
+        let missing = read_config(&file).unwrap_err();
+        assert!(
+            missing[0].starts_with(&format!("cannot read {name}: ")),
+            "{missing:?}"
+        );
+        std::fs::write(&file, b"[http]\n# \xff\n").unwrap();
+        assert_eq!(
+            read_config(&file).unwrap_err(),
+            [format!("{name}:2:1: this line is not UTF-8")]
+        );
+        std::fs::write(&file, "[http]\nworkers = 0\nx = 1\n").unwrap();
+        assert_eq!(
+            read_config(&file).unwrap_err(),
+            [
+                format!("{name}:2:11: http.workers: 0 is out of range, 1 to 1024"),
+                format!("{name}:3:1: http.x: unknown key, the nearest known one is \"listen\""),
+            ]
+        );
+    }
 }

@@ -121,11 +121,13 @@ impl Control {
         Ok(())
     }
 
-    /// Records that a configuration could not be applied, a line for each reason.
-    pub fn refuse(&self, cause: &str, reasons: &str) {
-        tracing::error!(
-            "configuration not applied ({cause}), everything stays as it was:\n{reasons}"
-        );
+    /// Records that a configuration could not be applied, and every reason.
+    pub fn refuse(&self, cause: &str, reasons: &[String]) {
+        for reason in reasons {
+            tracing::error!("configuration not applied ({cause}): {reason}");
+        }
+        tracing::error!("the configuration before stays in effect");
+        let reasons = reasons.join("\n");
         self.events
             .push(None, None, "config_refused", format!("{cause}: {reasons}"));
     }

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::access_log::{AccessLogHandle, AccessLogWriter};
 use crate::admin::{self, Admin, Token};
-use crate::cli::read_config;
+use crate::cli::{read_config, several};
 use crate::control::Control;
 use crate::control::file::Watched;
 use crate::control::resolve::ResolveError;
@@ -31,7 +31,10 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     start_logging()?;
     // A change of the file from here on is noticed.
     let watched = file.map(|file| Watched::new(file.to_owned()));
-    let config = file.map(read_config).transpose()?.unwrap_or_default();
+    let config = file.map(read_config).transpose();
+    let config = config
+        .map_err(|errors| several(&errors))?
+        .unwrap_or_default();
     let files_max = raise_open_files_limit();
     let token = config
         .admin
@@ -57,7 +60,7 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let control = runtime.block_on(Control::start(config, workers, events.clone()));
-    let control = control.map_err(|errors| anyhow::anyhow!(lines(&errors)))?;
+    let control = control.map_err(|errors| several(&lines(&errors)))?;
     let gateway = Arc::clone(&control.published().gateway);
     let log = access_log.as_ref().map(AccessLogWriter::handle);
     let shared = Arc::new(Shared::new(gateway, workers, log));
@@ -167,21 +170,20 @@ async fn reload_until_ended(
 }
 
 async fn reload(control: &mut Control, file: &Path, cause: &str) {
-    let config = match read_config(file) {
-        Ok(config) => config,
-        Err(error) => return control.refuse(cause, &format!("{error:#}")),
+    let applied = match read_config(file) {
+        Ok(config) => control
+            .apply(config, cause)
+            .await
+            .map_err(|errors| lines(&errors)),
+        Err(errors) => Err(errors),
     };
-    if let Err(errors) = control.apply(config, cause).await {
-        control.refuse(cause, &lines(&errors));
+    if let Err(errors) = applied {
+        control.refuse(cause, &errors);
     }
 }
 
-fn lines(errors: &[ResolveError]) -> String {
-    errors
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+fn lines(errors: &[ResolveError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
 }
 
 /// Never, when there is no file.

@@ -215,7 +215,7 @@ fn explain(text: &str, span: &Range<usize>, message: &str) -> String {
         }
         "duplicate key" => "is there already".to_owned(),
         "unclosed table, expected `]`" => "the brackets of the header are not closed".to_owned(),
-        _ => message.to_owned(),
+        _ => format!("this line is not TOML: {message}"),
     }
 }
 

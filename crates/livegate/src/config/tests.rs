@@ -853,7 +853,7 @@ fn syntax_errors_do_not_hide_each_other_or_the_rest() {
             vec![
                 "2:11: http.workers: this value needs quotes",
                 "3:17: http.header_timeout: the value is missing",
-                "4:14: http.idle_timeout: key with no value, expected `=`",
+                "4:14: http.idle_timeout: this line is not TOML: key with no value, expected `=`",
                 "5:18: http.body_bytes_max: this value needs quotes",
             ],
         ),
