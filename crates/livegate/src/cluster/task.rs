@@ -1,0 +1,312 @@
+//! The task of one cluster: joins what discovery, probes, traffic and the operator say.
+//!
+//! Only waiting is async here. What arrives is handed to plain state that is told the time: the
+//! [`Updater`], the regular [`Checks`] and the [`Trials`]. Probes run as tasks of their own, owned
+//! by this one, and end with it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use livegate_discovery::{
+    Balancer, Doubt, Endpoint, InstanceId, Snapshot, Transition, UnknownInstance, Updater,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+use crate::cluster::policy;
+use crate::config::{HealthCheckKind, ServiceConfig};
+use crate::events::Events;
+use crate::health::check::Checks;
+use crate::health::probe::{self, Finding, Question};
+use crate::health::trial::Trials;
+
+/// How often the updater looks at time passing: ejections, stalls and warm-ups are that exact.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What the operator wants of an instance.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) instance: InstanceId,
+    pub(super) drained: bool,
+    pub(super) reply: oneshot::Sender<Result<(), UnknownInstance>>,
+}
+
+/// Whence the task hears.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The task ends when the other side is dropped.
+    pub(super) configs: watch::Receiver<Arc<ServiceConfig>>,
+    pub(super) commands: mpsc::Receiver<Command>,
+}
+
+/// Everything the task knows.
+pub(super) struct Task {
+    name: Arc<str>,
+    updater: Updater,
+    balancer: Balancer,
+    config: Arc<ServiceConfig>,
+    checks: Checks,
+    trials: Trials,
+    probes: JoinSet<Report>,
+    events: Events,
+    is_panic: bool,
+    /// The last probe could not be made for want of something of ours.
+    is_prevented: bool,
+}
+
+/// What a probe has found.
+struct Report {
+    endpoint: Arc<Endpoint>,
+    purpose: Purpose,
+    finding: Finding,
+}
+
+enum Purpose {
+    Check { generation: u64 },
+    Trial(Doubt),
+}
+
+enum Event {
+    Snapshot(Arc<Snapshot>),
+    Config(Arc<ServiceConfig>),
+    Command(Command),
+    Report(Report),
+    /// A request has changed something.
+    Woken,
+    /// A check, a trial or a tick is due.
+    Due,
+    /// The cluster is not wanted any more.
+    End,
+}
+
+/// The time, by a clock that tests can move.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Task {
+    pub(super) fn new(
+        name: Arc<str>,
+        updater: Updater,
+        balancer: Balancer,
+        config: Arc<ServiceConfig>,
+        events: Events,
+    ) -> Self {
+        let checks = Checks::new(config.health_check.clone(), fastrand::u64(..));
+        Self {
+            name,
+            updater,
+            balancer,
+            config,
+            checks,
+            trials: Trials::new(fastrand::u64(..)),
+            probes: JoinSet::new(),
+            events,
+            is_panic: false,
+            is_prevented: false,
+        }
+    }
+
+    /// Takes in the snapshot and publishes the view it makes.
+    pub(super) fn apply(&mut self, snapshot: &Snapshot) {
+        let now = now();
+        let transitions = self.updater.apply(snapshot, now);
+        self.checks.watch(self.updater.endpoints(), now);
+        self.tell(transitions);
+    }
+
+    /// Runs until the configuration is no longer wanted.
+    pub(super) async fn run(mut self, mut inputs: Inputs) {
+        let mut tick = now() + TICK;
+        loop {
+            self.start_what_is_due();
+            let event = self.next_event(&mut inputs, tick).await;
+            let is_tick = now() >= tick;
+            let transitions = match event {
+                Event::Snapshot(snapshot) => {
+                    self.apply(&snapshot);
+                    continue;
+                }
+                Event::Config(config) => self.configure(config),
+                Event::Command(command) => self.obey(command),
+                Event::Report(report) => self.weigh(&report),
+                Event::Woken => self.updater.tick(now()),
+                Event::Due => Vec::new(),
+                Event::End => return,
+            };
+            self.tell(transitions);
+            if is_tick {
+                tick = now() + TICK;
+                let transitions = self.updater.tick(now());
+                self.tell(transitions);
+            }
+        }
+    }
+
+    /// Cancel-safe: what it takes, it returns.
+    async fn next_event(&mut self, inputs: &mut Inputs, tick: Instant) -> Event {
+        let due = [self.checks.next_due(), self.trials.next_due()]
+            .into_iter()
+            .flatten();
+        let due = due.fold(tick, Instant::min);
+        let woken = pin!(self.updater.woken());
+        tokio::select! {
+            Ok(()) = inputs.snapshots.changed() => {
+                Event::Snapshot(Arc::clone(&inputs.snapshots.borrow_and_update()))
+            }
+            changed = inputs.configs.changed() => match changed {
+                Ok(()) => Event::Config(Arc::clone(&inputs.configs.borrow_and_update())),
+                Err(_) => Event::End,
+            },
+            Some(command) = inputs.commands.recv() => Event::Command(command),
+            // Probes do not panic, and nobody aborts them.
+            Some(Ok(report)) = self.probes.join_next() => Event::Report(report),
+            () = woken => Event::Woken,
+            () = sleep_until(due.into()) => Event::Due,
+        }
+    }
+
+    fn configure(&mut self, config: Arc<ServiceConfig>) -> Vec<Transition> {
+        let now = now();
+        self.config = config;
+        let mut transitions = self.updater.set_policy(policy(&self.config), now);
+        if let Some(health) = self.checks.configure(&self.config.health_check, now) {
+            let endpoints: Vec<Arc<Endpoint>> = self.updater.endpoints().cloned().collect();
+            for endpoint in endpoints {
+                transitions.extend(self.updater.set_health(&endpoint, health.clone(), now));
+            }
+        }
+        transitions
+    }
+
+    fn obey(&mut self, command: Command) -> Vec<Transition> {
+        let result = self
+            .updater
+            .set_drained(&command.instance, command.drained, now());
+        let (reply, transitions) = match result {
+            Ok(transitions) => (Ok(()), transitions),
+            Err(unknown) => (Err(unknown), Vec::new()),
+        };
+        // Whoever asked may have given up waiting; it is done all the same.
+        let _ = command.reply.send(reply);
+        transitions
+    }
+
+    /// Takes in what a probe has found. Whatever its purpose, its finding is evidence.
+    fn weigh(&mut self, report: &Report) -> Vec<Transition> {
+        let now = now();
+        let Report {
+            endpoint,
+            purpose,
+            finding,
+        } = report;
+        let mut transitions = Vec::new();
+        if finding.is_connected() {
+            transitions.extend(self.updater.connected(endpoint, now));
+        }
+        if finding.is_awake() {
+            transitions.extend(self.updater.spoke(endpoint, now));
+        }
+        match finding {
+            Finding::Unreachable(error) => {
+                transitions.extend(self.updater.refused(endpoint, error, now));
+            }
+            Finding::Prevented(error) if !self.is_prevented => {
+                tracing::warn!("cannot check instances of {}: {error}", self.name);
+            }
+            Finding::Prevented(_)
+            | Finding::Connected
+            | Finding::Answered(_)
+            | Finding::Garbled(_)
+            | Finding::Silent
+            | Finding::TimedOut => {}
+        }
+        self.is_prevented = matches!(finding, Finding::Prevented(_));
+        match purpose {
+            Purpose::Check { generation } => {
+                if let Some(health) = self
+                    .checks
+                    .record(endpoint.key(), *generation, finding, now)
+                {
+                    transitions.extend(self.updater.set_health(endpoint, health, now));
+                }
+            }
+            Purpose::Trial(doubt) => {
+                self.trials.record(endpoint.key(), *doubt, now);
+                if finding.is_connected() {
+                    self.checks.hurry(endpoint.key(), now);
+                }
+            }
+        }
+        transitions
+    }
+
+    fn start_what_is_due(&mut self) {
+        let now = now();
+        self.trials.watch(self.updater.doubts(), now);
+        for due in self.checks.take_due(now) {
+            let purpose = Purpose::Check {
+                generation: due.generation,
+            };
+            self.probes
+                .spawn(ask(due.endpoint, purpose, due.question, due.patience));
+        }
+        for (endpoint, doubt) in self.trials.take_due(now) {
+            let health_check = &self.config.health_check;
+            let (question, patience) = match doubt {
+                Doubt::Connects => (Question::Connect, self.config.timeouts.connect),
+                Doubt::Speaks if health_check.kind == HealthCheckKind::Http => (
+                    Question::Get(health_check.path.clone()),
+                    health_check.timeout,
+                ),
+                Doubt::Speaks => (Question::Speak, health_check.timeout),
+            };
+            self.probes
+                .spawn(ask(endpoint, Purpose::Trial(doubt), question, patience));
+        }
+    }
+
+    /// Records what has happened.
+    fn tell(&mut self, transitions: Vec<Transition>) {
+        for transition in transitions {
+            let instance = transition.instance.to_shared();
+            self.events.push(
+                Some(Arc::clone(&self.name)),
+                Some(instance),
+                transition.kind,
+                transition.cause,
+            );
+        }
+        let view = self.balancer.view();
+        if view.is_panic() == self.is_panic {
+            return;
+        }
+        self.is_panic = view.is_panic();
+        let fit = view
+            .members()
+            .iter()
+            .filter(|member| !member.endpoint.is_unfit())
+            .count();
+        let cause = format!("{fit} of {} endpoints are fit", view.members().len());
+        let kind = if self.is_panic { "panic" } else { "panic_over" };
+        self.events
+            .push(Some(Arc::clone(&self.name)), None, kind, cause);
+    }
+}
+
+async fn ask(
+    endpoint: Arc<Endpoint>,
+    purpose: Purpose,
+    question: Question,
+    patience: Duration,
+) -> Report {
+    let finding = probe::ask(endpoint.address(), &question, patience).await;
+    Report {
+        endpoint,
+        purpose,
+        finding,
+    }
+}

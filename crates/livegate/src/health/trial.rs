@@ -1,0 +1,160 @@
+//! Trials: endpoints in doubt are asked at once, and then again and again until the doubt is gone,
+//! whatever the regular checks do. They cost no request its time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use livegate_discovery::{Doubt, Endpoint, EndpointKey};
+
+/// The trials of one service.
+#[derive(Debug)]
+pub struct Trials {
+    trials: BTreeMap<EndpointKey, Trial>,
+    random: fastrand::Rng,
+}
+
+#[derive(Debug)]
+struct Trial {
+    endpoint: Arc<Endpoint>,
+    doubt: Doubt,
+    due: Instant,
+    pause: Duration,
+    is_running: bool,
+}
+
+/// Between the first trial and the second; it doubles from there.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// A restarted instance is noticed within this time.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A frozen process keeps every connection that it is tried with.
+const SPEAK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pauses vary by up to a fifth either way, so that gateways fall out of step.
+const JITTER: f64 = 0.2;
+
+impl Trials {
+    /// No trials yet; `seed` fixes the jitter.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            trials: BTreeMap::new(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Tries these from now on, and no others. New ones are due at once.
+    pub fn watch<'a>(
+        &mut self,
+        doubts: impl Iterator<Item = (&'a Arc<Endpoint>, Doubt)>,
+        now: Instant,
+    ) {
+        let mut before = std::mem::take(&mut self.trials);
+        for (endpoint, doubt) in doubts {
+            let trial = match before.remove(&endpoint.key()) {
+                Some(trial) if trial.doubt == doubt => trial,
+                _ => Trial {
+                    endpoint: Arc::clone(endpoint),
+                    doubt,
+                    due: now,
+                    pause: PAUSE_MIN,
+                    is_running: false,
+                },
+            };
+            self.trials.insert(endpoint.key(), trial);
+        }
+    }
+
+    /// When the next trial is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.trials
+            .values()
+            .filter(|trial| !trial.is_running)
+            .map(|trial| trial.due)
+            .min()
+    }
+
+    /// The trials that are due. Each is taken to run until it is [recorded](Self::record).
+    pub fn take_due(&mut self, now: Instant) -> Vec<(Arc<Endpoint>, Doubt)> {
+        let mut due = Vec::new();
+        for trial in self
+            .trials
+            .values_mut()
+            .filter(|trial| !trial.is_running && trial.due <= now)
+        {
+            trial.is_running = true;
+            due.push((Arc::clone(&trial.endpoint), trial.doubt));
+        }
+        due
+    }
+
+    /// A trial has ended; if the doubt stands, the next one follows after a pause.
+    pub fn record(&mut self, key: EndpointKey, doubt: Doubt, now: Instant) {
+        let Some(trial) = self
+            .trials
+            .get_mut(&key)
+            .filter(|trial| trial.doubt == doubt)
+        else {
+            return;
+        };
+        let jitter = 1.0 + JITTER * (2.0 * self.random.f64() - 1.0);
+        let pause_max = match doubt {
+            Doubt::Connects => PAUSE_MAX,
+            Doubt::Speaks => SPEAK_PAUSE_MAX,
+        };
+        trial.is_running = false;
+        trial.due = now + trial.pause.mul_f64(jitter);
+        trial.pause = (trial.pause * 2).min(pause_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use livegate_discovery::{Instance, Policy, Snapshot, channel};
+
+    use super::*;
+
+    fn endpoint() -> Arc<Endpoint> {
+        let (mut updater, _) = channel(Policy::default(), 1);
+        let instance = Instance::listed(([10, 0, 0, 1], 80).into(), 1);
+        updater.apply(&Snapshot::live(1, [instance]), Instant::now());
+        Arc::clone(updater.endpoints().next().unwrap())
+    }
+
+    #[test]
+    fn at_once_then_ever_more_slowly() {
+        for (doubt, longest) in [(Doubt::Connects, 1000), (Doubt::Speaks, 5000)] {
+            let (mut trials, endpoint) = (Trials::new(1), endpoint());
+            let mut now = Instant::now();
+            let mut expected = 50;
+            for _ in 0..12 {
+                trials.watch([(&endpoint, doubt)].into_iter(), now);
+                assert_eq!(trials.take_due(now).len(), 1);
+                assert_eq!(trials.next_due(), None, "it is running");
+                trials.record(endpoint.key(), doubt, now);
+                let due = trials.next_due().unwrap();
+                let pause = (due - now).as_millis();
+                assert!(
+                    (expected * 8 / 10..=expected * 12 / 10).contains(&pause),
+                    "{pause} for {expected}"
+                );
+                assert!(trials.take_due(due - Duration::from_nanos(1)).is_empty());
+                now = due;
+                expected = (expected * 2).min(longest);
+            }
+        }
+    }
+
+    #[test]
+    fn no_doubt_no_trial_and_a_new_doubt_begins_anew() {
+        let (mut trials, endpoint) = (Trials::new(1), endpoint());
+        let now = Instant::now();
+        trials.watch([(&endpoint, Doubt::Speaks)].into_iter(), now);
+        trials.take_due(now);
+        trials.watch(std::iter::empty(), now);
+        trials.record(endpoint.key(), Doubt::Speaks, now);
+        assert_eq!(trials.next_due(), None);
+        trials.watch([(&endpoint, Doubt::Speaks)].into_iter(), now);
+        trials.take_due(now);
+        trials.watch([(&endpoint, Doubt::Connects)].into_iter(), now);
+        assert_eq!(trials.take_due(now).len(), 1);
+    }
+}
