@@ -95,7 +95,7 @@ pub struct OutlierPolicy {
 }
 
 impl OutlierPolicy {
-    /// No ejection is longer (Envoy's `max_ejection_time`).
+    /// No ejection is longer, unless the first one is to be (Envoy's `max_ejection_time`).
     pub const EJECTION_MAX: Duration = Duration::from_secs(300);
 }
 

@@ -55,7 +55,7 @@ impl Outlier {
         let lasts = policy
             .base_ejection
             .saturating_mul(self.times)
-            .min(OutlierPolicy::EJECTION_MAX);
+            .min(OutlierPolicy::EJECTION_MAX.max(policy.base_ejection));
         let failed = if std::mem::take(&mut self.on_probation) {
             "failed again on probation".to_owned()
         } else {

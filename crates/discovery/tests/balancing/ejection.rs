@@ -99,26 +99,27 @@ fn probation_ejects_again_at_once_and_for_longer() {
 }
 
 #[test]
-fn no_ejection_is_longer_than_five_minutes() {
-    let outlier = OutlierPolicy {
-        base_ejection: Duration::from_secs(200),
-        ..OutlierPolicy::default()
-    };
-    let mut service = Service::with_policy(
-        Policy {
-            outlier,
-            ..Policy::default()
-        },
-        &FOUR,
-    );
-    fail(&service, "b", 5);
-    service.updater.tick(service.now);
-    service.wait(Duration::from_secs(200));
-    fail(&service, "b", 1);
-    assert_eq!(
-        service.updater.tick(service.now)[0].cause,
-        "failed again on probation, for 300s"
-    );
+fn no_ejection_is_longer_than_five_minutes_unless_the_first_one_is() {
+    for (base, again) in [(200, 300), (400, 400)] {
+        let base_ejection = Duration::from_secs(base);
+        let outlier = OutlierPolicy {
+            base_ejection,
+            ..OutlierPolicy::default()
+        };
+        let mut service = Service::with_policy(
+            Policy {
+                outlier,
+                ..Policy::default()
+            },
+            &FOUR,
+        );
+        fail(&service, "b", 5);
+        service.updater.tick(service.now);
+        service.wait(base_ejection);
+        fail(&service, "b", 1);
+        let cause = format!("failed again on probation, for {again}s");
+        assert_eq!(service.updater.tick(service.now)[0].cause, cause);
+    }
 }
 
 #[test]
