@@ -87,8 +87,8 @@ impl Control {
         &self.published
     }
 
-    /// Applies another configuration, or changes nothing. Cancel-safe: names are looked up before
-    /// anything changes, and nothing waits after that.
+    /// Applies another configuration, or changes nothing: names are looked up before anything
+    /// changes. Not cancel-safe; what was begun is completed by the next one.
     pub async fn apply(
         &mut self,
         mut config: Config,
@@ -103,6 +103,7 @@ impl Control {
             warn_of_missing_registry(&config);
         }
         let changes = self.services.apply(&config, instances);
+        self.services.settle().await;
         let revision = self.published.gateway.load().revision + 1;
         let gateway = gateway(
             revision,

@@ -76,6 +76,11 @@ impl Events {
         cause: impl Into<String>,
     ) -> u64 {
         let cause = cause.into();
+        tracing::debug!(
+            service = service.as_deref(),
+            instance = instance.as_deref(),
+            "{kind}: {cause}"
+        );
         let mut record = self.record();
         record.last_number += 1;
         let number = record.last_number;

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use livegate_discovery::{Instance, OutlierPolicy, Policy, Snapshot, Updater};
+use livegate_discovery::{Instance, Snapshot};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster, ClusterHandle};
 use crate::config::{Config, ServiceConfig};
 use crate::events::Events;
 use crate::metrics::ServiceMetrics;
+
+/// A cluster's task takes a snapshot in as soon as it runs.
+const SETTLE_LOOK: Duration = Duration::from_millis(1);
+/// A reload does not wait longer, whatever keeps the tasks from running.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// All running clusters by service.
 pub(super) struct Services {
@@ -22,11 +27,10 @@ pub(super) struct Services {
 }
 
 struct Running {
-    cluster: Arc<Cluster>,
+    handle: ClusterHandle,
     /// As listed; `None` for a service that is found in the registry.
     instances: Option<Vec<Instance>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    configs: watch::Sender<Arc<ServiceConfig>>,
 }
 
 /// What a configuration makes of the services.
@@ -49,8 +53,9 @@ impl Services {
 
     /// The cluster of every service.
     pub(super) fn clusters(&self) -> BTreeMap<String, Arc<Cluster>> {
-        let cluster =
-            |(name, running): (&String, &Running)| (name.clone(), Arc::clone(&running.cluster));
+        let cluster = |(name, running): (&String, &Running)| {
+            (name.clone(), Arc::clone(running.handle.cluster()))
+        };
         self.running.iter().map(cluster).collect()
     }
 
@@ -85,6 +90,23 @@ impl Services {
         changes
     }
 
+    /// Waits until the clusters have taken in their instances, so that a request under the new
+    /// routes is not sent to one that is no longer listed.
+    pub(super) async fn settle(&self) {
+        let is_behind = |running: &Running| {
+            running.handle.cluster().balancer.view().revision()
+                < running.snapshots.borrow().revision
+        };
+        let settled = async {
+            while self.running.values().any(is_behind) {
+                tokio::time::sleep(SETTLE_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(SETTLE_MAX, settled).await.is_err() {
+            tracing::warn!("clusters have not taken in their instances yet");
+        }
+    }
+
     /// Stops the clusters that no route leads to any more.
     pub(super) fn retire(&mut self, removed: &[String]) {
         self.running.retain(|name, _| !removed.contains(name));
@@ -96,34 +118,19 @@ impl Services {
         service: &ServiceConfig,
         instances: Option<Vec<Instance>>,
     ) -> Running {
-        let config = Arc::new(service.clone());
-        let (mut updater, balancer) =
-            livegate_discovery::channel(policy(service), fastrand::u64(..));
-        let snapshot = Arc::new(match &instances {
-            Some(instances) => Snapshot::live(1, instances.iter().cloned()),
-            None => Snapshot::pending(),
-        });
-        updater.apply(&snapshot, Instant::now());
-        let (snapshots, snapshot_rx) = watch::channel(snapshot);
-        let (configs, config_rx) = watch::channel(Arc::clone(&config));
-        let cluster = Arc::new(Cluster {
-            name: name.into(),
-            balancer,
-            config,
-            metrics: Arc::new(ServiceMetrics::new(self.workers)),
-        });
-        self.tasks.spawn(keep(
-            updater,
-            snapshot_rx,
-            config_rx,
+        let (snapshots, latest) = watch::channel(snapshot(1, instances.as_deref()));
+        let handle = cluster::start(
+            name,
+            Arc::new(service.clone()),
+            Arc::new(ServiceMetrics::new(self.workers)),
+            latest,
             self.events.clone(),
-            Arc::clone(&cluster.name),
-        ));
+            &self.tasks,
+        );
         Running {
-            cluster,
+            handle,
             instances,
             snapshots,
-            configs,
         }
     }
 }
@@ -131,81 +138,28 @@ impl Services {
 impl Running {
     /// Returns false when everything is as it was.
     fn change(&mut self, service: &ServiceConfig, instances: Option<Vec<Instance>>) -> bool {
-        let same_policy = *self.cluster.config == *service;
+        let same_policy = *self.handle.cluster().config == *service;
         let same_instances = self.instances == instances;
         if !same_instances {
             let revision = self.snapshots.borrow().revision + 1;
-            let snapshot = match &instances {
-                Some(instances) => Snapshot::live(revision, instances.iter().cloned()),
-                None => Snapshot {
-                    revision,
-                    ..Snapshot::pending()
-                },
-            };
-            self.snapshots.send_replace(Arc::new(snapshot));
+            self.snapshots
+                .send_replace(snapshot(revision, instances.as_deref()));
             self.instances = instances;
         }
         if !same_policy {
-            let config = Arc::new(service.clone());
-            self.configs.send_replace(Arc::clone(&config));
-            self.cluster = Arc::new(Cluster {
-                name: Arc::clone(&self.cluster.name),
-                balancer: self.cluster.balancer.clone(),
-                config,
-                metrics: Arc::clone(&self.cluster.metrics),
-            });
+            self.handle.configure(Arc::new(service.clone()));
         }
         !(same_policy && same_instances)
     }
 }
 
-async fn keep(
-    mut updater: Updater,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut configs: watch::Receiver<Arc<ServiceConfig>>,
-    events: Events,
-    name: Arc<str>,
-) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
-    loop {
-        let transitions = tokio::select! {
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                updater.apply(&snapshot, Instant::now())
-            }
-            changed = configs.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                let policy = policy(&configs.borrow_and_update());
-                updater.set_policy(policy, Instant::now())
-            }
-            _ = ticks.tick() => updater.tick(Instant::now()),
-            () = updater.woken() => updater.tick(Instant::now()),
-        };
-        for transition in transitions {
-            events.push(
-                Some(Arc::clone(&name)),
-                Some(transition.instance.to_shared()),
-                transition.kind,
-                transition.cause,
-            );
-        }
-    }
-}
-
-fn policy(service: &ServiceConfig) -> Policy {
-    Policy {
-        balance: service.balance,
-        warm_up: service.warm_up,
-        outlier: OutlierPolicy {
-            consecutive_failures: service.outlier.consecutive_failures,
-            base_ejection: service.outlier.base_ejection,
-            ejected_percent_max: service.outlier.ejected_percent_max,
+/// What is known about a service without a registry: its listed instances, or nothing.
+fn snapshot(revision: u64, instances: Option<&[Instance]>) -> Arc<Snapshot> {
+    Arc::new(match instances {
+        Some(instances) => Snapshot::live(revision, instances.iter().cloned()),
+        None => Snapshot {
+            revision,
+            ..Snapshot::pending()
         },
-        ..Policy::default()
-    }
+    })
 }
