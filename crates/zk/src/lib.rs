@@ -6,6 +6,11 @@
 //! reads), [`proto::reply::Reply::decode`], [`proto::session::ConnectReply`] and
 //! [`proto::watch::WatcherEvent`] (what a client reads), and [`path::validate`].
 
+//!
+//! [`client`] is the client: [`Client`](client::Client) with
+//! [`ConnectOptions`](client::ConnectOptions).
+
+pub mod client;
 pub mod four_letter;
 pub mod frame;
 pub mod jute;

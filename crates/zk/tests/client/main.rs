@@ -1,0 +1,21 @@
+//! The client against Apache ZooKeeper, against a server that misbehaves on demand, and against bytes that
+//! are no protocol at all.
+
+#[cfg(test)]
+mod apache;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod forwarder;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod operations;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod watches;
