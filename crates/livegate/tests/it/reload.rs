@@ -192,11 +192,13 @@ fn instances_come_and_go_with_a_reload() {
             Then::Close
         }
     });
-    let gateway = marked(&Setup::to(&old), 450).start();
+    let pool = "[services.origin.pool]\nidle_timeout = \"1s\"\n";
+    let to = |origin: &Origin| Setup::service_with(&[origin.address()], pool);
+    let gateway = marked(&to(&old), 450).start();
     let mut running = gateway.connect();
     running.send(format!("GET /running HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     old.wait_for_request("/running");
-    reload(&gateway, &marked(&Setup::to(&new), 451));
+    reload(&gateway, &marked(&to(&new), 451));
     wait_for_marker(&gateway, 451);
     for number in 0..50 {
         assert_eq!(gateway.get(&format!("/moved/{number}")).status, 200);

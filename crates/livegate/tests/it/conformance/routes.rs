@@ -168,7 +168,7 @@ fn routes_that_answer_by_themselves() {
         .and_route("path = \"/internal\"\nstatus = 403")
         .and_route("path = \"/gone\"\nstatus = 410")
         .and_route("path = \"/moved\"\nredirect = \"https://example.com/orders\"\nstatus = 308")
-        .and_route("path = \"/found\"\nredirect = \"/elsewhere\"")
+        .and_route("path = \"/found\"\nredirect = \"/elsewhere\"\nstatus = 302")
         .start();
     assert_eq!(ask(&gateway, "GET", "x", "/internal/secret", ""), "403");
     assert_eq!(ask(&gateway, "HEAD", "x", "/internal", ""), "403");

@@ -58,7 +58,7 @@ fn targets_are_forwarded_as_they_came() {
         let response = client.response("GET");
         if response.status == 200 {
             let request = case.origin.request(&case.token);
-            let target = request.target.to_lowercase();
+            let target = request.target.to_ascii_lowercase();
             assert!(
                 target.ends_with("caf\u{c3}\u{a9}") || target.ends_with("caf%c3%a9"),
                 "{target:?}"

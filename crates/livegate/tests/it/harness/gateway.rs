@@ -118,6 +118,8 @@ impl Gateway {
             .args(["run", "--config"])
             .arg(&config)
             .current_dir(directory.path())
+            // A panic is one line then, and the lines before it stay in sight.
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -308,8 +310,10 @@ impl Drop for Gateway {
         // It may have ended already; there is nothing more to do then.
         drop(self.process.kill());
         drop(self.process.wait());
-        if std::thread::panicking() {
-            let log = self.log();
+        let log = self.log();
+        if !std::thread::panicking() {
+            assert!(!log.contains("panicked at"), "the gateway panicked:\n{log}");
+        } else {
             let tail = log
                 .lines()
                 .rev()
