@@ -23,15 +23,17 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// `None` while the file is not there, as between the steps of some editors.
+    /// `None` while the file is not there or empty, as between the steps of some editors: taken
+    /// for a configuration, an empty file would remove every service.
     fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
+        let stamp = Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        };
+        (stamp.bytes > 0).then_some(stamp)
     }
 }
 
@@ -117,12 +119,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_away_is_no_change() {
+    async fn a_file_that_is_away_or_empty_is_no_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("livegate.toml");
         std::fs::write(&path, "a").unwrap();
         let mut watched = Watched::new(path.clone());
         std::fs::remove_file(&path).unwrap();
+        assert!(!is_changed(&mut watched).await);
+        std::fs::write(&path, "").unwrap();
         assert!(!is_changed(&mut watched).await);
         std::fs::write(&path, "abc").unwrap();
         assert!(is_changed(&mut watched).await);
