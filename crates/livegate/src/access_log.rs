@@ -85,7 +85,7 @@ impl AccessLogWriter {
         let (sender, receiver) = sync_channel(BATCHES_MAX);
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_lines(&receiver, path, file))?;
+            .spawn(move || write_lines(&receiver, path.as_ref(), file))?;
         let handle = AccessLogHandle {
             sender,
             dropped: Arc::default(),
@@ -142,10 +142,10 @@ fn append_to(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn write_lines(receiver: &Receiver<Message>, path: Option<PathBuf>, mut file: Option<File>) {
+fn write_lines(receiver: &Receiver<Message>, path: Option<&PathBuf>, mut file: Option<File>) {
     let mut failing = false;
     while let Ok(message) = receiver.recv() {
-        let result = match (message, &mut file, &path) {
+        let result = match (message, &mut file, path) {
             (Message::Lines(lines), Some(file), _) => file.write_all(&lines),
             (Message::Lines(lines), None, _) => io::stdout().write_all(&lines),
             (Message::Reopen, file, Some(path)) => {

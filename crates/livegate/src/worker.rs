@@ -56,8 +56,13 @@ pub struct Shared {
 
 impl Shared {
     /// What this many workers share, with all counters at zero.
-    pub fn new(gateway: Arc<ArcSwap<Gateway>>, workers: usize, access_log: Option<AccessLogHandle>) -> Self {
-        let (doors, rooms): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(HANDED_OVER_MAX)).unzip();
+    pub fn new(
+        gateway: Arc<ArcSwap<Gateway>>,
+        workers: usize,
+        access_log: Option<AccessLogHandle>,
+    ) -> Self {
+        let (doors, rooms): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::channel(HANDED_OVER_MAX)).unzip();
         Self {
             gateway,
             workers: (0..workers).map(|_| WorkerMetrics::default()).collect(),
@@ -167,7 +172,9 @@ async fn work(
     ];
     let acceptors: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept::accept(Rc::clone(worker), listener, phase.clone())))
+        .map(|listener| {
+            tokio::task::spawn_local(accept::accept(Rc::clone(worker), listener, phase.clone()))
+        })
         .collect();
     // An error means that the control side is gone: drain as well.
     drop(phase.wait_for(|phase| *phase != Phase::Serve).await);
@@ -265,7 +272,14 @@ impl Worker {
             routes: crate::route::RouteTable::new(Vec::new()).expect("no regex, no error"),
             clusters: Vec::new(),
         };
-        Self::new(0, Arc::new(Shared::new(Arc::new(ArcSwap::from_pointee(gateway)), 1, None)))
+        Self::new(
+            0,
+            Arc::new(Shared::new(
+                Arc::new(ArcSwap::from_pointee(gateway)),
+                1,
+                None,
+            )),
+        )
     }
 
     /// The present configuration.
@@ -307,7 +321,11 @@ impl Worker {
     /// Serves a client that [`WorkerMetrics::downstream_connections`] counts already.
     fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         self.metrics().accepted.add(1);
-        drop(tokio::task::spawn_local(proxy::connection::serve(stream, peer, Rc::clone(self))));
+        drop(tokio::task::spawn_local(proxy::connection::serve(
+            stream,
+            peer,
+            Rc::clone(self),
+        )));
     }
 
     fn stop(&self) {

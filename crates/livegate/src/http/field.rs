@@ -42,52 +42,46 @@ pub enum Field {
 
 /// Finds the meaning of a field name, in any case.
 pub fn classify(name: &[u8]) -> Field {
+    let Some(first) = name.first() else {
+        return Field::Other;
+    };
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    match name.len() {
-        2 if is("te") => Field::HopByHop,
-        3 if is("via") => Field::Via,
-        4 if is("host") => Field::Host,
-        4 if is("date") => Field::Date,
-        6 if is("expect") => Field::Expect,
-        7 if is("upgrade") => Field::Upgrade,
-        9 if is("forwarded") || is("x-real-ip") => Field::ForwardedOther,
-        10 if is("connection") => Field::Connection,
-        10 if is("keep-alive") => Field::HopByHop,
-        12 if is("x-request-id") => Field::RequestId,
-        14 if is("content-length") => Field::ContentLength,
-        14 if is("http2-settings") => Field::HopByHop,
-        15 if is("x-forwarded-for") => Field::ForwardedFor,
-        16 if is("proxy-connection") => Field::HopByHop,
-        16 if is("x-forwarded-host") => Field::ForwardedHost,
-        17 if is("transfer-encoding") => Field::TransferEncoding,
-        17 if is("x-forwarded-proto") => Field::ForwardedProto,
-        18 if is("proxy-authenticate") => Field::HopByHop,
-        19 if is("proxy-authorization") => Field::HopByHop,
-        _ => classify_rest(name),
+    // Most names are settled by their length and first letter.
+    match (name.len(), first.to_ascii_lowercase()) {
+        (2, b't') if is("te") => Field::HopByHop,
+        (3, b'v') if is("via") => Field::Via,
+        (4, b'h') if is("host") => Field::Host,
+        (4, b'd') if is("date") => Field::Date,
+        (6, b'e') if is("expect") => Field::Expect,
+        (7, b'u') if is("upgrade") => Field::Upgrade,
+        (9, b'f') if is("forwarded") => Field::ForwardedOther,
+        (9, b'x') if is("x-real-ip") => Field::ForwardedOther,
+        (10, b'c') if is("connection") => Field::Connection,
+        (10, b'k') if is("keep-alive") => Field::HopByHop,
+        (12, b'x') if is("x-request-id") => Field::RequestId,
+        (14, b'c') if is("content-length") => Field::ContentLength,
+        (14, b'h') if is("http2-settings") => Field::HopByHop,
+        (15, b'x') if is("x-forwarded-for") => Field::ForwardedFor,
+        (16, b'p') if is("proxy-connection") => Field::HopByHop,
+        (16, b'x') if is("x-forwarded-host") => Field::ForwardedHost,
+        (17, b't') if is("transfer-encoding") => Field::TransferEncoding,
+        (17, b'x') if is("x-forwarded-proto") => Field::ForwardedProto,
+        (18, b'p') if is("proxy-authenticate") => Field::HopByHop,
+        (19, b'p') if is("proxy-authorization") => Field::HopByHop,
+        (13.., b'x') if is_named(b"x-forwarded-", name) => Field::ForwardedOther,
+        (14, b'c') if is_named(b"content-length", name) => Field::Lookalike,
+        (16, b'p') if is_named(b"proxy-connection", name) => Field::Lookalike,
+        (17, b't') if is_named(b"transfer-encoding", name) => Field::Lookalike,
+        _ => Field::Other,
     }
 }
 
-fn classify_rest(name: &[u8]) -> Field {
-    const FORWARDED: &[u8] = b"x-forwarded-";
-    const FRAMING: [&[u8]; 3] = [b"content-length", b"transfer-encoding", b"proxy-connection"];
-    let matches = |known: &[u8], name: &[u8]| {
-        known
-            .iter()
-            .zip(name)
-            .all(|(&k, &n)| k == n.to_ascii_lowercase() || (k == b'-' && n == b'_'))
-    };
-    let first = name.first().map_or(0, u8::to_ascii_lowercase);
-    if first == b'x' && name.len() > FORWARDED.len() && matches(FORWARDED, name) {
-        return Field::ForwardedOther;
-    }
-    if matches!(first, b'c' | b't' | b'p')
-        && FRAMING
-            .iter()
-            .any(|known| known.len() == name.len() && matches(known, name))
-    {
-        return Field::Lookalike;
-    }
-    Field::Other
+/// True when `name` begins with `known`, in any case and with underscores for dashes.
+fn is_named(known: &[u8], name: &[u8]) -> bool {
+    known
+        .iter()
+        .zip(name)
+        .all(|(&k, &n)| k == n.to_ascii_lowercase() || (k == b'-' && n == b'_'))
 }
 
 /// The comma-separated members of a field value, trimmed; empty ones are skipped

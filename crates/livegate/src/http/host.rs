@@ -9,13 +9,16 @@ pub fn is_valid(host: &[u8]) -> bool {
         [] => false,
         _ => is_reg_name(name),
     };
-    name_is_valid
-        && port.is_none_or(|port| {
-            port.is_empty()
-                || (port.len() <= 5
-                    && port.iter().all(u8::is_ascii_digit)
-                    && std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok()))
-        })
+    name_is_valid && port.is_none_or(is_port)
+}
+
+/// Empty, or a number that is a port.
+fn is_port(port: &[u8]) -> bool {
+    let number = port.iter().try_fold(0u16, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    });
+    number.is_some() && port.len() <= 5
 }
 
 /// The name without its port.
@@ -37,6 +40,9 @@ fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 fn is_reg_name(name: &[u8]) -> bool {
+    if name.iter().all(|&byte| REG_NAME[usize::from(byte)]) {
+        return true;
+    }
     let mut rest = name;
     loop {
         rest = match rest {
@@ -44,32 +50,38 @@ fn is_reg_name(name: &[u8]) -> bool {
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                 rest
             }
-            [byte, rest @ ..] if is_reg_name_byte(*byte) => rest,
+            [byte, rest @ ..] if REG_NAME[usize::from(*byte)] => rest,
             _ => return false,
         };
     }
 }
 
 /// The characters of RFC 3986, but for the comma: a list of hosts is no host.
-const fn is_reg_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b';'
-                | b'='
-        )
-}
+const REG_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b';'
+                    | b'='
+            );
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

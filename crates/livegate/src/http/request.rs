@@ -19,6 +19,8 @@ pub struct HeadLimits {
 pub enum TargetForm<'b> {
     /// `/path?query`, also what absolute-form is turned into.
     Origin(&'b [u8]),
+    /// An absolute URI without a path: `/`, and this query with its `?`.
+    EmptyPath(&'b [u8]),
     /// `*`, with OPTIONS only.
     Asterisk,
 }
@@ -326,6 +328,7 @@ fn read_target<'b>(
             let form = match path {
                 [] if method == "OPTIONS" => TargetForm::Asterisk,
                 [] => TargetForm::Origin(b"/"),
+                [b'?', ..] => TargetForm::EmptyPath(path),
                 _ => TargetForm::Origin(path),
             };
             Ok((form, Some(authority)))

@@ -20,7 +20,7 @@ use crate::proxy::body::Body;
 use crate::proxy::downstream::{Downstream, Idle};
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Broken, Setting};
-use crate::proxy::forward::{Answered, Forward, Tried, Unanswered};
+use crate::proxy::forward::{Attempt, Forward, Tried, Unanswered};
 use crate::proxy::outgoing::Outgoing;
 use crate::proxy::prepare::{Facts, Note, Origin, Plan, Prepared, prepare};
 use crate::proxy::tunnel;
@@ -36,9 +36,11 @@ const CLIENT_GONE: u16 = 499;
 enum Next {
     /// The next request.
     Keep,
-    /// An orderly end: the client can read to the end what it was sent.
+    /// An orderly end: what the client still sends is read, so that it can read to the end
+    /// what it was sent.
     Close,
-    /// An end before the response's, which its framing shows.
+    /// An end at once: nothing more is to come from the client, or what it was sent shows
+    /// by its framing that it is not whole.
     Cut,
     /// An end before the response's, which nothing else would show.
     Reset,
@@ -48,7 +50,7 @@ enum Next {
 pub async fn serve(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
     let _entered = poll_fn(|cx| Poll::Ready(worker.enter(cx.waker().clone()))).await;
     let mut idle_timeout = worker.gateway().http.idle_timeout;
-    let mut down = Downstream::new(stream, peer, idle_timeout);
+    let mut down = Downstream::new(stream, peer);
     while down.await_request(&worker, idle_timeout).await == Idle::Request {
         let gateway = worker.gateway();
         idle_timeout = gateway.http.idle_timeout;
@@ -191,19 +193,7 @@ async fn read_head(
         .unwrap_or(usize::MAX)
         .saturating_add(64);
     loop {
-        let origin = Origin {
-            ip: down.peer.ip(),
-            ip_text: down.ip_text(),
-            local_host: &|| {
-                down.stream
-                    .local_addr()
-                    .map(|address| address.to_string())
-                    .unwrap_or_default()
-            },
-        };
-        let note = record.noted.as_mut().map(|noted| noted as &mut dyn Note);
-        let scratch = &mut worker.scratch.borrow_mut();
-        match prepare(down.buffer.filled(), gateway, origin, scratch, out, note) {
+        match understand(down, worker, gateway, out, record) {
             Ok(Some(prepared)) => return Head::Prepared(prepared),
             Ok(None) => {}
             Err(error) => return Head::Refused(error),
@@ -225,6 +215,36 @@ async fn read_head(
             }
         }
     }
+}
+
+/// Reads what has come so far.
+fn understand(
+    down: &Downstream,
+    worker: &Worker,
+    gateway: &Gateway,
+    out: &mut Buffer,
+    record: &mut Record,
+) -> Result<Option<Prepared>, ProxyError> {
+    let origin = Origin {
+        ip: down.peer.ip(),
+        ip_text: down.ip_text(),
+        local_host: &|| {
+            down.stream
+                .local_addr()
+                .map(|address| address.to_string())
+                .unwrap_or_default()
+        },
+    };
+    let note = record.noted.as_mut().map(|noted| noted as &mut dyn Note);
+    let mut scratch = worker.scratch.borrow_mut();
+    prepare(
+        down.buffer.filled(),
+        gateway,
+        origin,
+        &mut scratch,
+        out,
+        note,
+    )
 }
 
 /// Does what is to be done.
@@ -278,25 +298,27 @@ async fn act(
             .await;
         }
     };
-    let answered = Forward {
+    if down.buffer.is_empty() {
+        down.buffer = Buffer::none();
+    }
+    let mut slot = None;
+    let mut forward = Forward {
         down,
         outgoing: &mut outgoing,
         facts: &facts,
         cluster: &cluster,
         key,
         worker,
-    }
-    .run(&mut record.tried)
-    .await;
-    match answered {
-        Ok(answered) => {
+    };
+    match forward.run(&mut record.tried, &mut slot).await {
+        Ok(()) => {
             relay(
                 down,
                 worker,
                 &facts,
                 &cluster,
                 &mut outgoing,
-                answered,
+                &mut slot,
                 record,
             )
             .await
@@ -335,10 +357,12 @@ async fn relay(
     facts: &Facts,
     cluster: &Cluster,
     outgoing: &mut Outgoing,
-    answered: Answered,
+    slot: &mut Option<Attempt>,
     record: &mut Record,
 ) -> Next {
-    let Answered { mut exchange, pick } = answered;
+    let Some(Attempt { exchange, pick }) = slot else {
+        unreachable!("an answered request leaves its attempt")
+    };
     record.status = exchange.status;
     let latency = match (exchange.sent_at, exchange.answered) {
         (Some(sent), Some(answered)) => answered.saturating_duration_since(sent),
@@ -349,6 +373,9 @@ async fn relay(
         latency,
     };
     if exchange.is_tunnel {
+        let Some(Attempt { mut exchange, pick }) = slot.take() else {
+            return Next::Cut;
+        };
         let reply = exchange.take_reply();
         record.bytes = tunnel::run(down, exchange.into_tunnel(), reply, &pick).await;
         down.now = Instant::now();
@@ -359,30 +386,38 @@ async fn relay(
         down: &mut *down,
         outgoing,
         facts,
-        pick: &pick,
+        pick,
         timeouts: &cluster.config.timeouts,
         worker,
         may_retry: false,
     };
     let relayed = poll_fn(|cx| exchange.poll_relay(cx, &mut setting)).await;
-    record.bytes = exchange.bytes_out;
+    let Some(Attempt { exchange, pick }) = slot.take() else {
+        return Next::Cut;
+    };
     let now = down.now;
+    record.bytes = exchange.bytes_out;
     match relayed {
         Ok(()) => {
             cluster
                 .metrics
                 .set_length_hint(worker.id, exchange.body_bytes());
             let closes = exchange.closes_downstream;
-            let key = pick.endpoint().key();
+            let is_read = outgoing.is_body_received();
             if let Some(up) = exchange.into_reusable() {
                 let pool = cluster.config.pool;
+                let key = pick.endpoint().key();
                 worker
                     .pools
                     .borrow_mut()
                     .put(key, up, pool.idle_max, pool.idle_timeout, now);
             }
             pick.finish(outcome, now);
-            if closes { Next::Close } else { Next::Keep }
+            match (closes, is_read && down.is_silent()) {
+                (false, _) => Next::Keep,
+                (true, true) => Next::Cut,
+                (true, false) => Next::Close,
+            }
         }
         Err(Broken::Upstream) => {
             record.reason = Some("upstream_truncated");

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -28,8 +28,7 @@ pub struct Downstream {
     pub stream: TcpStream,
     /// Bytes received and not yet used; without memory while there are none.
     pub buffer: Buffer,
-    /// The one timer of the connection.
-    pub timer: Timer,
+    timer: Timer,
     /// When the connection's task was last woken with something to do: reading the clock
     /// for every decision would cost more than any of them.
     pub now: Instant,
@@ -51,14 +50,14 @@ pub enum Idle {
 
 impl Downstream {
     /// A connection that was just accepted.
-    pub fn new(stream: TcpStream, peer: SocketAddr, idle_timeout: Duration) -> Self {
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         // A dual-stack listener shows IPv4 clients as IPv6 ones.
         let ip = peer.ip().to_canonical();
         let now = Instant::now();
         Self {
             stream,
             buffer: Buffer::none(),
-            timer: Timer::new(now + idle_timeout),
+            timer: Timer::default(),
             now,
             peer: SocketAddr::new(ip, peer.port()),
             ended: None,
@@ -69,6 +68,17 @@ impl Downstream {
     /// The client's address as text.
     pub fn ip_text(&self) -> &[u8] {
         self.ip_text.as_bytes()
+    }
+
+    /// Ready once `deadline` has passed; else the task is woken then, or before.
+    pub fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.timer.poll(cx, deadline, &mut self.now)
+    }
+
+    /// True when nothing has come that was not asked for, as far as the event loop knows.
+    pub fn is_silent(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.buffer.is_empty() && self.stream.poll_read_ready(&mut cx).is_pending()
     }
 
     /// Waits for the first byte of a request, holding no buffer.
@@ -85,6 +95,7 @@ impl Downstream {
             return Idle::Closed;
         }
         let deadline = self.now + idle_timeout;
+        let mut woken = false;
         let event = poll_fn(|cx| {
             loop {
                 match self.stream.poll_read_ready(cx) {
@@ -102,7 +113,11 @@ impl Downstream {
             if worker.is_stopping() {
                 return Poll::Ready(Idle::Closed);
             }
-            self.timer.poll(cx, deadline).map(|()| Idle::Closed)
+            // Woken for another reason than time, the clock was not read.
+            if std::mem::replace(&mut woken, true) {
+                self.now = Instant::now();
+            }
+            self.poll_until(cx, deadline).map(|()| Idle::Closed)
         })
         .await;
         self.now = Instant::now();
@@ -125,7 +140,8 @@ impl Downstream {
             if let Poll::Ready(read) = poll_fill(&mut self.stream, cx, &mut self.buffer) {
                 return Poll::Ready(Some(matches!(read, Ok(1..))));
             }
-            self.timer.poll(cx, deadline).map(|()| None)
+            self.now = Instant::now();
+            self.poll_until(cx, deadline).map(|()| None)
         })
         .await
     }
@@ -183,11 +199,10 @@ impl Downstream {
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        let deadline =
-                            *deadline.get_or_insert_with(|| Instant::now() + idle_timeout);
+                        self.now = Instant::now();
+                        let deadline = *deadline.get_or_insert(self.now + idle_timeout);
                         return self
-                            .timer
-                            .poll(cx, deadline)
+                            .poll_until(cx, deadline)
                             .map(|()| Err(io::ErrorKind::TimedOut.into()));
                     }
                 }
@@ -204,7 +219,7 @@ impl Downstream {
         {
             return;
         }
-        let deadline = Instant::now() + LINGER;
+        let deadline = self.now + LINGER;
         let mut read = 0;
         self.buffer.grow(HEAD_BYTES);
         poll_fn(|cx| {
@@ -213,7 +228,10 @@ impl Downstream {
                 match poll_fill(&mut self.stream, cx, &mut self.buffer) {
                     Poll::Ready(Ok(count)) if count > 0 => read += count,
                     Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return self.timer.poll(cx, deadline),
+                    Poll::Pending => {
+                        self.now = Instant::now();
+                        return self.poll_until(cx, deadline);
+                    }
                 }
             }
             Poll::Ready(())

@@ -6,6 +6,7 @@
 //! [`Exchange::poll_relay`] passes the response on, and the rest of the request if the
 //! instance answered early.
 
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ pub enum Broken {
 pub struct Exchange {
     /// The connection to the instance.
     pub up: Upstream,
+    length_hint: u64,
     /// Bytes for the client.
     reply: Buffer,
     /// The response body.
@@ -94,7 +96,6 @@ pub struct Exchange {
     keeps_upstream: bool,
     interim_seen: u32,
     continued: bool,
-    head_passed: bool,
     /// The instance no longer takes bytes.
     send_broken: bool,
     sent: bool,
@@ -130,16 +131,11 @@ pub struct Setting<'a> {
 
 impl Exchange {
     /// An attempt over this connection. `length_hint` is about how long the response will be.
-    pub fn new(mut up: Upstream, length_hint: u64, now: Instant) -> Self {
-        up.buffer = match length_hint {
-            0..=3_000 => Buffer::new(HEAD_BYTES),
-            3_001..=15_000 => Buffer::new(BODY_BYTES),
-            hint if hint < SPLICE_BYTES_MIN => Buffer::large_if_available(),
-            _ => Buffer::new(HEAD_BYTES),
-        };
+    pub fn new(up: Upstream, length_hint: u64, now: Instant) -> Self {
         Self {
             up,
-            reply: Buffer::new(HEAD_BYTES),
+            length_hint,
+            reply: Buffer::none(),
             body: Body::new(Framing::None, false),
             status: 0,
             bytes_out: 0,
@@ -150,7 +146,6 @@ impl Exchange {
             keeps_upstream: false,
             interim_seen: 0,
             continued: false,
-            head_passed: false,
             send_broken: false,
             sent: false,
             sent_at: None,
@@ -177,7 +172,7 @@ impl Exchange {
             if !self.poll_interim(cx, setting)? {
                 break;
             }
-            match poll_fill(&mut self.up.stream, cx, &mut self.up.buffer) {
+            match self.poll_read_head(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(1..)) => {
                     progress = true;
@@ -200,6 +195,22 @@ impl Exchange {
             self.progressed = setting.down.now;
         }
         self.poll_reply_deadline(cx, setting)
+    }
+
+    /// Reads once, into buffers that are not held while nothing comes: those that were used
+    /// last are still in the processor's cache.
+    fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.up.buffer.capacity() == 0 {
+            ready!(self.up.stream.poll_read_ready(cx))?;
+            self.reply = Buffer::new(HEAD_BYTES);
+            self.up.buffer = match self.length_hint {
+                0..=3_000 => Buffer::new(HEAD_BYTES),
+                3_001..=15_000 => Buffer::new(BODY_BYTES),
+                hint if hint < SPLICE_BYTES_MIN => Buffer::large_if_available(),
+                _ => Buffer::new(HEAD_BYTES),
+            };
+        }
+        poll_fill(&mut self.up.stream, cx, &mut self.up.buffer)
     }
 
     /// Once each time the task is woken.
@@ -356,7 +367,7 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         let timeouts = setting.timeouts;
         if let Some(hold_until) = self.hold_until {
-            ready!(setting.down.timer.poll(cx, hold_until));
+            ready!(setting.down.poll_until(cx, hold_until));
             self.clock_is_fresh = true;
             return Poll::Ready(Ok(()));
         }
@@ -389,8 +400,7 @@ impl Exchange {
                 }
                 self.watches_client = true;
             }
-            ready!(setting.down.timer.poll(cx, self.look_at.min(deadline)));
-            setting.down.now = Instant::now();
+            ready!(setting.down.poll_until(cx, self.look_at.min(deadline)));
         }
     }
 
@@ -415,7 +425,6 @@ impl Exchange {
                 Poll::Pending => break true,
             }
             if self.pipe.is_none() && self.body.is_done() {
-                self.head_passed = true;
                 return Poll::Ready(Ok(()));
             }
             let moved = if self.is_spliced(setting) {
@@ -441,7 +450,7 @@ impl Exchange {
         } else {
             Broken::Upstream
         };
-        setting.down.timer.poll(cx, deadline).map(|()| Err(broken))
+        setting.down.poll_until(cx, deadline).map(|()| Err(broken))
     }
 
     /// Writes what there is for the client; `Ok(false)` when there is nothing.
@@ -472,7 +481,6 @@ impl Exchange {
             };
             self.bytes_out += (before - self.reply.len() + from_body) as u64;
             self.body.pass(from_body as u64);
-            self.head_passed = true;
             moved = true;
         }
     }
@@ -559,9 +567,9 @@ impl Exchange {
         }
     }
 
-    /// True when the response was begun, so that no other can be sent.
-    pub fn has_begun(&self) -> bool {
-        self.head_passed || self.bytes_out > 0
+    /// True when an interim response was written in part.
+    pub fn has_torn_interim(&self) -> bool {
+        self.status == 0 && self.bytes_out > 0 && !self.reply.is_empty()
     }
 
     /// Body bytes of the response.
@@ -586,11 +594,6 @@ impl Exchange {
     /// Bytes for the client that were not written yet.
     pub fn take_reply(&mut self) -> Buffer {
         std::mem::replace(&mut self.reply, Buffer::none())
-    }
-
-    /// True when the request was received and sent as a whole.
-    pub fn is_request_sent(&self) -> bool {
-        self.sent
     }
 }
 

@@ -20,16 +20,16 @@ use crate::worker::Worker;
 
 /// Instances that one request may find closed before it gives up: what is never sent may
 /// go anywhere, but not for ever.
-const CONNECTS_MAX: usize = 16;
+const CONNECTS_MAX: u32 = 16;
 /// How long a request that no instance accepts waits for one that does: the gap of a quick
 /// restart.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// The first pause between two rounds of connects; it doubles.
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// An instance has answered; what is left is to pass it on.
-pub struct Answered {
-    /// The attempt.
+/// One attempt at one instance.
+pub struct Attempt {
+    /// What is said and heard.
     pub exchange: Exchange,
     /// The hold on the endpoint.
     pub pick: Pick,
@@ -84,8 +84,13 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Tries instances until one has answered.
-    pub async fn run(&mut self, tried: &mut Tried) -> Result<Answered, Unanswered> {
+    /// Tries instances until one has answered; that attempt is left in `slot`, and what
+    /// remains is to pass the response on.
+    pub async fn run(
+        &mut self,
+        tried: &mut Tried,
+        slot: &mut Option<Attempt>,
+    ) -> Result<(), Unanswered> {
         let metrics = &self.cluster.metrics;
         let retry = self.cluster.config.retry;
         metrics.deposit_retry(self.worker.id, retry.budget_percent);
@@ -95,12 +100,13 @@ impl Forward<'_> {
             sent_attempts += 1;
             let may_retry = sent_attempts < retry.attempts && self.facts.is_idempotent;
             let now = self.down.now;
-            let mut exchange = Exchange::new(up, metrics.length_hint(self.worker.id), now);
+            let exchange = Exchange::new(up, metrics.length_hint(self.worker.id), now);
+            let Attempt { exchange, pick } = slot.insert(Attempt { exchange, pick });
             let mut setting = Setting {
                 down: &mut *self.down,
                 outgoing: &mut *self.outgoing,
                 facts: self.facts,
-                pick: &pick,
+                pick,
                 timeouts: &self.cluster.config.timeouts,
                 worker: self.worker,
                 may_retry,
@@ -108,11 +114,13 @@ impl Forward<'_> {
             let failure = match poll_fn(|cx| exchange.poll_reply(cx, &mut setting)).await {
                 Ok(()) => {
                     metrics.count_attempt(self.worker.id, AttemptOutcome::Answered);
-                    return Ok(Answered { exchange, pick });
+                    return Ok(());
                 }
                 Err(failure) => failure,
             };
             let begun = exchange.bytes_out > 0;
+            let torn = exchange.has_torn_interim();
+            let Attempt { exchange, pick } = slot.take().expect("put there above");
             drop(exchange);
             let unsent = self.outgoing.is_unsent();
             let (attempt, outcome, error) = judge(&failure, unsent);
@@ -122,14 +130,15 @@ impl Forward<'_> {
                 self.worker.pools.borrow_mut().forget(pick.endpoint().key());
             }
             pick.finish(outcome, self.down.now);
-            let Some(error) = error else {
+            // Behind half an interim response nothing can be said.
+            let Some(error) = error.filter(|_| !torn) else {
                 return Err(Unanswered::ClientGone);
             };
             let retryable = matches!(
                 failure,
                 Failure::Stale | Failure::Reset | Failure::Timeout { .. }
             );
-            let is_free = unsent && sent_attempts < CONNECTS_MAX as u32;
+            let is_free = unsent && sent_attempts < CONNECTS_MAX;
             if !(retryable && !begun && self.outgoing.is_replayable())
                 || !(is_free || (may_retry && metrics.withdraw_retry(self.worker.id)))
             {

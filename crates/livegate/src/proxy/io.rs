@@ -73,29 +73,44 @@ pub fn poll_write_both(
 /// The wheel's entry is left where it is while it lies before the deadline; when it fires
 /// early it is moved on. A connection under load so touches the wheel a few times a
 /// second instead of several times a request.
+#[derive(Default)]
 pub struct Timer {
-    sleep: Pin<Box<Sleep>>,
+    /// Made when first needed: many connections end before they have to wait.
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// When the wheel will wake the task at the latest, once it has been told to.
+    armed: Option<Instant>,
 }
 
 impl Timer {
-    /// A timer; `first` is its first deadline.
-    pub fn new(first: Instant) -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep_until(first.into())),
-        }
-    }
-
     /// Ready once `deadline` has passed; otherwise the task is woken then, or before.
-    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        if self.sleep.deadline().into_std() > deadline {
-            self.sleep.as_mut().reset(deadline.into());
+    ///
+    /// `now` must have been read since the task was last woken: by it the timer knows, without
+    /// asking the wheel, whether it was the one that woke it. It is brought up to date when
+    /// it was.
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant, now: &mut Instant) -> Poll<()> {
+        if self
+            .armed
+            .is_some_and(|armed| *now < armed && armed <= deadline)
+        {
+            return Poll::Pending;
+        }
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        if sleep.deadline().into_std() > deadline {
+            sleep.as_mut().reset(deadline.into());
         }
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            if Instant::now() >= deadline {
+            self.armed = None;
+            if sleep.as_mut().poll(cx).is_pending() {
+                self.armed = Some(sleep.deadline().into_std());
+                return Poll::Pending;
+            }
+            *now = Instant::now();
+            if *now >= deadline {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(deadline.into());
+            sleep.as_mut().reset(deadline.into());
         }
     }
 }
@@ -106,19 +121,38 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
+    /// As a task does it: reads the clock each time it is woken.
+    async fn wait(timer: &mut Timer, deadline: Instant) -> Instant {
+        poll_fn(|cx| {
+            let mut now = Instant::now();
+            timer.poll(cx, deadline, &mut now).map(|()| now)
+        })
+        .await
+    }
+
     #[tokio::test]
     async fn the_timer_waits_for_the_latest_deadline_given() {
         let start = Instant::now();
-        let mut timer = Timer::new(start + Duration::from_millis(5));
-        poll_fn(|cx| timer.poll(cx, start + Duration::from_millis(40))).await;
-        assert!(start.elapsed() >= Duration::from_millis(40));
-        let again = Instant::now();
+        let mut timer = Timer::default();
+        let poll_once = |timer: &mut Timer, deadline| {
+            let mut now = Instant::now();
+            timer.poll(
+                &mut Context::from_waker(std::task::Waker::noop()),
+                deadline,
+                &mut now,
+            )
+        };
+        assert!(poll_once(&mut timer, start + Duration::from_millis(5)).is_pending());
+        timer.armed = None;
         assert!(
-            poll_fn(|cx| Poll::Ready(timer.poll(cx, again + Duration::from_secs(60))))
-                .await
-                .is_pending()
+            wait(&mut timer, start + Duration::from_millis(40)).await
+                >= start + Duration::from_millis(40)
         );
-        poll_fn(|cx| timer.poll(cx, again + Duration::from_millis(5))).await;
-        assert!(again.elapsed() < Duration::from_secs(30));
+        let again = Instant::now();
+        assert!(poll_once(&mut timer, again + Duration::from_secs(60)).is_pending());
+        assert!(
+            wait(&mut timer, again + Duration::from_millis(5)).await
+                < again + Duration::from_secs(30)
+        );
     }
 }

@@ -106,12 +106,18 @@ pub fn prepare(
     let Some(head) = request::parse(&bytes[empty_lines..], &mut slots, limits)? else {
         return Ok(None);
     };
-    let target = match head.target {
-        TargetForm::Origin(raw) => {
-            Some(target::parse_target(raw, scratch).map_err(ProxyError::BadTarget)?)
+    let rooted;
+    let raw = match head.target {
+        TargetForm::Origin(raw) => Some(raw),
+        TargetForm::EmptyPath(query) => {
+            rooted = [b"/", query].concat();
+            Some(&rooted[..])
         }
         TargetForm::Asterisk => None,
     };
+    let target = raw
+        .map(|raw| target::parse_target(raw, scratch).map_err(ProxyError::BadTarget))
+        .transpose()?;
     if let (Framing::Length(length), Some(max)) = (head.framing, gateway.http.body_bytes_max)
         && length > max
     {
@@ -193,10 +199,9 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// 128 random bits in hexadecimal.
 fn fresh_request_id(id: &mut [u8; 32]) -> &[u8] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut bits = fastrand::u128(..);
-    for digit in id.iter_mut() {
-        *digit = DIGITS[usize::from(bits.to_le_bytes()[0] & 15)];
-        bits >>= 4;
+    for (digits, byte) in id.chunks_exact_mut(2).zip(fastrand::u128(..).to_le_bytes()) {
+        digits[0] = DIGITS[usize::from(byte >> 4)];
+        digits[1] = DIGITS[usize::from(byte & 15)];
     }
     id
 }

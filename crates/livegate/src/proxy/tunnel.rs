@@ -100,7 +100,8 @@ pub async fn run(down: &mut Downstream, mut up: Upstream, mut reply: Buffer, pic
             progressed = Instant::now();
             pick.heard(progressed);
         }
-        down.timer.poll(cx, progressed + IDLE)
+        down.now = Instant::now();
+        down.poll_until(cx, progressed + IDLE)
     })
     .await;
     bytes_out

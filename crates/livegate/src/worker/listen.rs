@@ -47,6 +47,8 @@ impl Listeners {
         for &address in addresses {
             let with_address = |source| ListenError { address, source };
             let mut actual = address;
+            // With SO_REUSEPORT the kernel would let a second gateway share the address.
+            drop(listen_alone(address).map_err(with_address)?);
             for set in &mut sets {
                 let listener = listen(actual).map_err(with_address)?;
                 // With port 0 the first worker's choice is everybody's.
@@ -65,6 +67,17 @@ impl Listeners {
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
+}
+
+fn listen_alone(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn listen(address: SocketAddr) -> io::Result<StdListener> {
