@@ -51,6 +51,8 @@ pub(crate) mod flag {
     pub(crate) const QUARANTINED: u32 = 1 << 5;
     /// Not to be used whatever its health.
     pub(crate) const CLOSED: u32 = 1 << 6;
+    /// No longer listed; comes with `CLOSED`.
+    pub(crate) const GONE: u32 = 1 << 7;
 
     /// It is taken to be gone or frozen, so what it was sent will hardly be answered.
     pub(crate) const LOST: u32 = SILENT | STALLED | UNREACHABLE | QUARANTINED;
@@ -208,6 +210,12 @@ impl Endpoint {
     /// made to be looked at while waiting for a response head.
     pub fn is_lost(&self) -> bool {
         self.flags.load(Relaxed) & flag::LOST != 0
+    }
+
+    /// Whether it is no longer listed, so that idle connections to it are of no use. An instance
+    /// that is back within a second is not gone any more.
+    pub fn is_gone(&self) -> bool {
+        self.flags.load(Relaxed) & flag::GONE != 0
     }
 
     /// Requests in flight.

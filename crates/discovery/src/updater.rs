@@ -245,11 +245,15 @@ impl Updater {
     /// against the former one is forgotten, but for the health check's verdict.
     pub fn connected(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
         self.weigh(endpoint, now, |entry, policy| {
-            let Some((change, released)) = entry.quarantine.connected(&entry.endpoint) else {
-                return Vec::new();
-            };
-            entry.released(released, policy.warm_up, now);
-            vec![change]
+            // What requests have done so far comes first.
+            let (so_far, lifted) = entry.quarantine.tick(&entry.endpoint, now);
+            let (change, released) = entry
+                .quarantine
+                .connected(&entry.endpoint, "a probe connected");
+            for released in [lifted, released].into_iter().flatten() {
+                entry.released(released, policy.warm_up, now);
+            }
+            so_far.into_iter().chain(change).collect()
         })
     }
 
@@ -302,16 +306,10 @@ impl Updater {
         let policy = self.policy;
         let mut transitions = Vec::new();
         for (id, entry) in &mut self.entries {
-            let quarantine =
-                entry
-                    .quarantine
-                    .tick(&entry.endpoint, now)
-                    .map(|(change, released)| {
-                        if let Some(released) = released {
-                            entry.released(released, policy.warm_up, now);
-                        }
-                        change
-                    });
+            let (quarantine, released) = entry.quarantine.tick(&entry.endpoint, now);
+            if let Some(released) = released {
+                entry.released(released, policy.warm_up, now);
+            }
             let peers_answered = answers.by_others(&entry.endpoint);
             let stall = entry
                 .stall

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub config: Arc<ServiceConfig>,
     /// Counters, kept over reloads.
     pub metrics: Arc<ServiceMetrics>,
+    /// Takes the operator's commands.
+    pub operator: Operator,
 }
 
 /// Takes the operator's commands for one service. Clones give them to the same one.
@@ -76,7 +78,6 @@ impl Operator {
 #[derive(Debug)]
 pub struct ClusterHandle {
     cluster: Arc<Cluster>,
-    operator: Operator,
     configs: watch::Sender<Arc<ServiceConfig>>,
 }
 
@@ -84,11 +85,6 @@ impl ClusterHandle {
     /// What routes are to hold now.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
-    }
-
-    /// Takes the operator's commands.
-    pub fn operator(&self) -> &Operator {
-        &self.operator
     }
 
     /// Takes in a changed policy. Nothing that is known about endpoints is lost; routes made from
@@ -100,6 +96,7 @@ impl ClusterHandle {
             balancer: self.cluster.balancer.clone(),
             config,
             metrics: Arc::clone(&self.cluster.metrics),
+            operator: self.cluster.operator.clone(),
         });
     }
 }
@@ -137,10 +134,10 @@ pub fn start(
         balancer,
         config,
         metrics,
+        operator: Operator { commands },
     };
     ClusterHandle {
         cluster: Arc::new(cluster),
-        operator: Operator { commands },
         configs,
     }
 }

@@ -71,8 +71,9 @@ impl Entry {
         }
         if before.incarnation != instance.incarnation {
             let cause = format!("registered again (zxid {:#x})", instance.incarnation.czxid);
-            if let Some((_, released)) = self.quarantine.connected(&self.endpoint) {
-                changes.push(Change::new("released", cause));
+            let (change, released) = self.quarantine.connected(&self.endpoint, &cause);
+            changes.extend(change);
+            if let Some(released) = released {
                 self.released(released, warm_up, now);
             }
         }
@@ -98,6 +99,7 @@ impl Entry {
             || self.instance.weight == 0
             || self.drained_since.is_some();
         self.endpoint.set_flags(flag::CLOSED, closed);
+        self.endpoint.set_flags(flag::GONE, gone);
     }
 
     pub(crate) fn set_health(&mut self, health: Health, now: Instant) -> Option<Change> {

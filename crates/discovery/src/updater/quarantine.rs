@@ -2,7 +2,7 @@
 //! be gone. The request that saw it sets the flag; here it gets its history, and its end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::endpoint::{Blame, Endpoint, flag};
 use crate::updater::Change;
@@ -12,7 +12,13 @@ use crate::view::{EndpointState, Reason};
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
     current: Option<Current>,
+    /// When one was last told of.
+    told: Option<Instant>,
 }
+
+/// An endpoint that goes in and out many times a second is told of once: transitions are for
+/// people, and kept in bounded numbers.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Current {
@@ -20,6 +26,7 @@ struct Current {
     cause: Arc<str>,
     /// Nobody listened at some time: who listens next is another process.
     refused: bool,
+    is_told: bool,
 }
 
 /// How a quarantine ended.
@@ -32,29 +39,24 @@ pub(crate) enum Released {
 }
 
 impl Quarantine {
-    pub(crate) fn is_on(&self) -> bool {
-        self.current.is_some()
-    }
-
     /// Takes in what requests have done to the flag since the last time.
     pub(crate) fn tick(
         &mut self,
         endpoint: &Endpoint,
         now: Instant,
-    ) -> Option<(Change, Option<Released>)> {
+    ) -> (Option<Change>, Option<Released>) {
         let refused = endpoint.blame() == Blame::Refused;
+        let is_flagged = endpoint.flags() & flag::QUARANTINED != 0;
         match &mut self.current {
-            None if endpoint.flags() & flag::QUARANTINED != 0 => {
-                Some((self.begin(endpoint.blame().text(), refused, now), None))
-            }
-            None => None,
+            None if is_flagged => (self.begin(endpoint.blame().text(), refused, now), None),
+            None => (None, None),
             Some(current) => {
                 current.refused |= refused;
-                if endpoint.flags() & flag::QUARANTINED != 0 {
-                    return None;
+                if is_flagged {
+                    return (None, None);
                 }
                 let (change, released) = self.end(endpoint, "a request connected");
-                Some((change, Some(released)))
+                (change, Some(released))
             }
         }
     }
@@ -72,15 +74,22 @@ impl Quarantine {
                 current.refused = true;
                 None
             }
-            None => Some(self.begin(cause, true, now)),
+            None => self.begin(cause, true, now),
         }
     }
 
     /// A probe connected.
-    pub(crate) fn connected(&mut self, endpoint: &Endpoint) -> Option<(Change, Released)> {
+    pub(crate) fn connected(
+        &mut self,
+        endpoint: &Endpoint,
+        cause: &str,
+    ) -> (Option<Change>, Option<Released>) {
         endpoint.set_flags(flag::QUARANTINED, false);
-        self.is_on()
-            .then(|| self.end(endpoint, "a probe connected"))
+        if self.current.is_none() {
+            return (None, None);
+        }
+        let (change, released) = self.end(endpoint, cause);
+        (change, Some(released))
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
@@ -92,23 +101,33 @@ impl Quarantine {
         })
     }
 
-    fn begin(&mut self, cause: &str, refused: bool, now: Instant) -> Change {
+    fn begin(&mut self, cause: &str, refused: bool, now: Instant) -> Option<Change> {
+        let is_told = self
+            .told
+            .is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
         self.current = Some(Current {
             since: now,
             cause: cause.into(),
             refused,
+            is_told,
         });
-        Change::new("quarantined", cause)
+        is_told.then(|| {
+            self.told = Some(now);
+            Change::new("quarantined", cause)
+        })
     }
 
-    fn end(&mut self, endpoint: &Endpoint, cause: &'static str) -> (Change, Released) {
+    fn end(&mut self, endpoint: &Endpoint, cause: &str) -> (Option<Change>, Released) {
         endpoint.clear_blame();
-        let refused = self.current.take().is_some_and(|current| current.refused);
+        let ended = self.current.take();
+        let refused = ended.as_ref().is_some_and(|ended| ended.refused);
+        let is_told = ended.is_some_and(|ended| ended.is_told);
+        let change = is_told.then(|| Change::new("released", cause));
         let released = if refused {
             Released::Another
         } else {
             Released::Same
         };
-        (Change::new("released", cause), released)
+        (change, released)
     }
 }

@@ -44,7 +44,7 @@ fn one_that_is_back_within_a_second_is_the_same() {
         .pick(None, &[service.endpoint("b").key()], service.now)
         .unwrap();
     assert_eq!(kinds(&service.list(&[("b", 1)])), [("a", "left")]);
-    assert!(before.is_unfit() && !service.is_picked("a"));
+    assert!(before.is_gone() && before.is_unfit() && !service.is_picked("a"));
     service.wait(Duration::from_millis(900));
     let again = Instance {
         incarnation: Incarnation {
@@ -57,7 +57,7 @@ fn one_that_is_back_within_a_second_is_the_same() {
     assert_eq!(kinds(&transitions), [("a", "rejoined")]);
     assert!(Arc::ptr_eq(&before, &service.endpoint("a")));
     assert_eq!(before.in_flight(), 1);
-    assert!(!before.is_unfit() && service.is_picked("a"));
+    assert!(!before.is_gone() && !before.is_unfit() && service.is_picked("a"));
     running.finish(answered(200, 1), service.now);
     assert_eq!(before.in_flight(), 0);
 }

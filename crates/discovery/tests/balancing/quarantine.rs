@@ -80,6 +80,26 @@ fn a_probe_that_connects_lifts_it() {
 }
 
 #[test]
+fn a_probe_that_is_quicker_than_the_updater_leaves_no_blame() {
+    let mut service = Service::new(Balance::RoundRobin, &FOUR);
+    let endpoint = service.endpoint("b");
+    service.end_with("b", Outcome::Refused);
+    let transitions = service.updater.connected(&endpoint, service.now);
+    assert_eq!(
+        kinds(&transitions),
+        [("b", "quarantined"), ("b", "released")]
+    );
+    assert!(service.is_picked("b"));
+    // The next quarantine has a cause of its own.
+    service.wait(Duration::from_secs(2));
+    service.end_with("b", Outcome::Reset);
+    assert_eq!(
+        service.updater.tick(service.now)[0].cause,
+        "connection reset"
+    );
+}
+
+#[test]
 fn so_does_a_request_that_connects() {
     let mut service = Service::new(Balance::RoundRobin, &FOUR);
     let slow = service.balancer.pick(None, &[], service.now).unwrap();

@@ -142,6 +142,7 @@ impl Task {
                 tick = now() + TICK;
                 let transitions = self.updater.tick(now());
                 self.tell(transitions);
+                self.tell_panic();
             }
         }
     }
@@ -280,6 +281,11 @@ impl Task {
                 transition.cause,
             );
         }
+    }
+
+    /// Records the beginning and end of panic, as it is at the ticks: whoever is alone and resets
+    /// connections goes in and out of it all the time.
+    fn tell_panic(&mut self) {
         let view = self.balancer.view();
         if view.is_panic() == self.is_panic {
             return;

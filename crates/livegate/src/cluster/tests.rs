@@ -454,7 +454,7 @@ async fn the_operator_is_obeyed_at_once() {
         config(HealthCheckKind::Tcp, 50 * MILLI),
         &[a.address, b.address],
     );
-    let operator = service.handle.operator().clone();
+    let operator = service.handle.cluster().operator.clone();
     let id = a.address.to_string();
     assert_eq!(operator.set_drained(&id, true).await, Ok(()));
     assert!(!service.is_picked(a.address));

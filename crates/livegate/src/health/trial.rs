@@ -11,6 +11,8 @@ use livegate_discovery::{Doubt, Endpoint, EndpointKey};
 #[derive(Debug)]
 pub struct Trials {
     trials: BTreeMap<EndpointKey, Trial>,
+    /// Those whose doubt is gone, and since when.
+    cleared: BTreeMap<EndpointKey, Instant>,
     random: fastrand::Rng,
 }
 
@@ -25,6 +27,11 @@ struct Trial {
 
 /// Between the first trial and the second; it doubles from there.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Before the first trial of an endpoint that was cleared within the last second: one that drops
+/// every tenth connection must not keep the gateway busy.
+const PAUSE_AGAIN: Duration = Duration::from_millis(10);
+/// How long that is remembered.
+const CLEARED_FOR: Duration = Duration::from_secs(1);
 /// A restarted instance is noticed within this time.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A frozen process keeps every connection that it is tried with.
@@ -37,6 +44,7 @@ impl Trials {
     pub fn new(seed: u64) -> Self {
         Self {
             trials: BTreeMap::new(),
+            cleared: BTreeMap::new(),
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -48,19 +56,26 @@ impl Trials {
         now: Instant,
     ) {
         let mut before = std::mem::take(&mut self.trials);
+        self.cleared
+            .retain(|_, since| now.saturating_duration_since(*since) < CLEARED_FOR);
         for (endpoint, doubt) in doubts {
             let trial = match before.remove(&endpoint.key()) {
                 Some(trial) if trial.doubt == doubt => trial,
-                _ => Trial {
+                before => Trial {
                     endpoint: Arc::clone(endpoint),
                     doubt,
-                    due: now,
+                    due: match self.cleared.remove(&endpoint.key()) {
+                        Some(_) if before.is_none() => now + PAUSE_AGAIN,
+                        Some(_) | None => now,
+                    },
                     pause: PAUSE_MIN,
                     is_running: false,
                 },
             };
             self.trials.insert(endpoint.key(), trial);
         }
+        self.cleared
+            .extend(before.into_keys().map(|key| (key, now)));
     }
 
     /// When the next trial is due.
@@ -156,5 +171,19 @@ mod tests {
         trials.take_due(now);
         trials.watch([(&endpoint, Doubt::Connects)].into_iter(), now);
         assert_eq!(trials.take_due(now).len(), 1);
+    }
+
+    #[test]
+    fn one_that_goes_in_and_out_is_not_tried_at_once_each_time() {
+        let (mut trials, endpoint) = (Trials::new(1), endpoint());
+        let mut now = Instant::now();
+        for (wait, at_once) in [(0, 1), (500, 0), (500, 0), (1500, 1)] {
+            now += Duration::from_millis(wait);
+            trials.watch([(&endpoint, Doubt::Connects)].into_iter(), now);
+            assert_eq!(trials.take_due(now).len(), at_once);
+            now += PAUSE_AGAIN;
+            assert_eq!(trials.take_due(now).len(), 1 - at_once);
+            trials.watch(std::iter::empty(), now);
+        }
     }
 }
