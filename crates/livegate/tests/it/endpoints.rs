@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::conformance::token;
 use crate::harness::client::{Client, HOST};
 use crate::harness::gateway::{Gateway, Setup};
-use crate::harness::origin::{Origin, Then};
+use crate::harness::origin::{Ending, Origin, Then};
 use crate::harness::port::Port;
 use crate::harness::turn;
 use crate::harness::wait::{holds_within, wait_until};
@@ -230,6 +230,41 @@ fn a_slow_probe_delays_no_other() {
         "ten probes 100 ms apart took {:?}",
         since.elapsed()
     );
+}
+
+/// A probe is bounded in what it reads, whatever it meets.
+#[test]
+fn probes_do_not_listen_for_ever() {
+    let _turn = turn::shared();
+    let origins = lettered(3);
+    for (origin, beginning) in origins.iter().zip([
+        "HTTP/1.1 200 OK\r\nX: ",
+        "HTTP/1.1 2",
+        "HTTP/1.1 200 OK\r\n\r\n",
+    ]) {
+        origin.script("/healthz", move |exchange| {
+            drop(exchange.read_body());
+            exchange.send(beginning.as_bytes());
+            while exchange.send(&[b'0'; 65_536]) {}
+            Then::Close
+        });
+    }
+    let gateway = Setup::service_with(&addresses(&origins), PROBED).start();
+    for origin in &origins {
+        origin.wait_for("ten probes that were ended by the gateway", |log| {
+            log.connections
+                .iter()
+                .filter(|connection| connection.ending != Ending::Open && connection.requests > 0)
+                .count()
+                >= 10
+        });
+    }
+    assert!(
+        gateway.memory() < 64 * 1024 * 1024,
+        "{} bytes",
+        gateway.memory()
+    );
+    assert_eq!(gateway.get("/still").status, 200);
 }
 
 /// Panic mode: too few fit instances means that all are used, not none.

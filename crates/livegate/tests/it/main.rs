@@ -15,6 +15,7 @@ mod observe;
 mod reload;
 mod retry;
 mod shutdown;
+mod storm;
 mod websocket;
 
 /// Not a test of the gateway: the body of the processes that `harness::instance` starts.

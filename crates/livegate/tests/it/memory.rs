@@ -194,6 +194,46 @@ fn an_upload_that_the_origin_does_not_read() {
     }
 }
 
+/// A client that pipelines without end and reads nothing is not read without end.
+#[test]
+fn pipelined_requests_whose_answers_nobody_reads() {
+    let _turn = turn::alone();
+    let origin = Origin::start();
+    let gateway = Setup::to(&origin).start();
+    let before = baseline(&gateway);
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut clients: Vec<Client> = (0..16)
+        .map(|_| Client::connect_small_window(gateway.address()))
+        .collect();
+    let mut senders = Vec::new();
+    for client in &mut clients {
+        let mut stream = client.wire().stream().try_clone().unwrap();
+        let counter = Arc::clone(&sent);
+        senders.push(std::thread::spawn(move || {
+            let block = format!("GET /pipelined HTTP/1.1\r\nHost: {HOST}\r\n\r\n").repeat(100);
+            // Until the test ends the connection.
+            for _ in 0..20_000 {
+                if stream.write_all(block.as_bytes()).is_err() {
+                    return true;
+                }
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            false
+        }));
+    }
+    wait_until_still(|| sent.load(Ordering::Relaxed));
+    check_growth(&gateway, before, "16 clients that pipeline and do not read");
+    assert_eq!(gateway.get("/meanwhile").status, 200);
+    for client in &mut clients {
+        // Wakes its sender.
+        drop(client.wire().stream().shutdown(std::net::Shutdown::Both));
+    }
+    drop(clients);
+    for sender in senders {
+        assert!(sender.join().unwrap(), "the client was never held back");
+    }
+}
+
 /// Memory that a burst took is given back; nothing leaks per connection or per request.
 #[test]
 fn a_thousand_bursts_leave_nothing_behind() {

@@ -106,6 +106,48 @@ fn a_get_without_an_answer_is_tried_elsewhere() {
     );
 }
 
+/// An idempotent request with a body goes elsewhere with the same body, or not at all.
+#[test]
+fn a_body_is_repeated_whole_or_not_at_all() {
+    let _turn = turn::shared();
+    let (bad, good) = (Origin::start(), Origin::start());
+    let gateway = gateway_to(&[&bad, &good], "");
+    bad.script("/put/", |exchange| {
+        drop(exchange.read_body());
+        Then::Close
+    });
+    let mut retried = 0;
+    for (number, size) in [
+        5, 5, 1_000, 1_000, 10_000, 10_000, 100_000, 100_000, 1_000_000, 1_000_000,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for chunked in [false, true] {
+            let target = format!("/put/{number}-{chunked}");
+            let body = "0123456789".repeat(size / 10 + 1);
+            let mut client = gateway.connect();
+            client.send(match chunked {
+                false => format!("PUT {target} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+                true => format!("PUT {target} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+            });
+            let response = client.response("PUT");
+            assert!([200, 502].contains(&response.status), "{}", response.status);
+            for request in good.requests(&target) {
+                assert!(
+                    request.complete() && request.body.bytes == body.as_bytes(),
+                    "{target}: another body"
+                );
+            }
+            if response.status == 200 {
+                assert_eq!(good.requests(&target).len(), 1);
+                retried += bad.requests(&target).len();
+            }
+        }
+    }
+    assert!(retried > 0, "not even a body of ten bytes was sent again");
+}
+
 #[test]
 fn a_post_is_never_sent_twice() {
     let _turn = turn::shared();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -15,7 +16,7 @@ use crate::conformance::{HIDDEN, replace, token};
 use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::origin::{Origin, Then};
 use crate::harness::turn;
-use crate::harness::wait::PATIENCE;
+use crate::harness::wait::{PATIENCE, wait_until};
 
 const HANDSHAKE: &str = "GET /%T% HTTP/1.1\r\nHost: shop.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -394,6 +395,64 @@ fn what_is_no_handshake_makes_no_tunnel() {
         502,
         "RFC 9110 7.8: Upgrade in HTTP/1.0 is ignored"
     );
+}
+
+/// Bytes still go the other way when one side has said its last.
+#[test]
+fn a_tunnel_may_be_closed_in_one_direction() {
+    let _turn = turn::shared();
+    let (origin, gateway, token, handshake) = raw();
+    origin.script(token.clone(), |exchange| {
+        exchange.send(ACCEPT);
+        exchange.wire.patience(PATIENCE);
+        let Ok((bytes, _)) = exchange.wire.rest() else {
+            return Then::Close;
+        };
+        // Said after the end of what the client had to say.
+        exchange.send(format!("{} bytes", bytes.len()).as_bytes());
+        Then::Close
+    });
+    let mut client = gateway.connect();
+    client.send(&handshake);
+    client.wire().patience(PATIENCE);
+    assert_eq!(client.status_and_head().unwrap().0, 101);
+    client.send("the last words");
+    client.wire().half_close();
+    let (bytes, orderly) = client.wire().rest().unwrap();
+    assert_eq!((bytes, orderly), (b"14 bytes".to_vec(), true));
+}
+
+#[test]
+fn tunnels_outlive_a_reload_and_end_with_a_shutdown() {
+    let _turn = turn::shared();
+    let origin = Origin::start();
+    let setup = Setup::to(&origin).http("shutdown_timeout = \"1s\"");
+    let mut gateway = setup.start();
+    let token = token("socket");
+    origin.script(token.clone(), |exchange| {
+        exchange.send(ACCEPT);
+        exchange.wire.patience(PATIENCE * 2);
+        while let Ok(bytes) = exchange.wire.take(4) {
+            exchange.send(&bytes);
+        }
+        Then::Close
+    });
+    let mut client = gateway.connect();
+    client.send(replace(HANDSHAKE.as_bytes(), b"%T%", token.as_bytes()));
+    client.wire().patience(PATIENCE);
+    assert_eq!(client.status_and_head().unwrap().0, 101);
+    client.send("ping");
+    assert_eq!(client.wire().take(4).unwrap(), b"ping");
+    gateway.write_config(&setup.clone().and_route("path = \"/marker\"\nstatus = 450"));
+    gateway.signal(Signal::HUP);
+    wait_until("the new configuration", || {
+        gateway.get("/marker").status == 450
+    });
+    client.send("pong");
+    assert_eq!(client.wire().take(4).unwrap(), b"pong");
+    gateway.signal(Signal::TERM);
+    gateway.wait_for_exit(PATIENCE);
+    client.expect_closed();
 }
 
 /// A tunnel whose peer does not read holds the sender back instead of filling memory.

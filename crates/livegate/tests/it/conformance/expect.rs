@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{HIDDEN, Table, request};
 use crate::harness::origin::Then;
 use crate::harness::wait::Gate;
+use crate::harness::wire::WireError;
 
 const EXPECT: &str = "Expect: 100-continue\r\nContent-Length: 5\r\n";
 
@@ -188,10 +189,11 @@ fn interim_responses() {
             Then::Close
         });
         let mut client = case.send(request("GET", "", "").as_bytes());
-        let response = client
-            .read("GET")
-            .unwrap_or_else(|error| panic!("no answer: {error}"));
-        assert_eq!(response.status, 502);
+        match client.read("GET") {
+            Ok(response) => assert_eq!(response.status, 502),
+            // Some interim responses are on their way to the client: the connection is all that can be ended.
+            Err(error) => assert!(matches!(error, WireError::Closed(_)), "{error}"),
+        }
         assert!(
             stopped.pass(),
             "the gateway went on reading interim responses"

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::{Table, check_own_answer, request};
+use crate::harness::client::Client;
 use crate::harness::gateway::Setup;
 use crate::harness::wait::PATIENCE;
 
@@ -372,6 +373,23 @@ fn timeouts_of_a_service() {
                     .iter()
                     .all(|request| !request.complete())
             );
+        },
+    );
+    table.case(
+        "a client that does not read its response: given up",
+        |case| {
+            case.origin.script(case.token.clone(), |exchange| {
+                exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+                while exchange.send(&[b'x'; 65_536]) {}
+                Then::Close
+            });
+            let mut client = Client::connect_small_window(case.gateway.address());
+            client.send(case.fill(request("GET", "", "").as_bytes()));
+            case.origin.wait_for_request(&case.token);
+            // Nothing is read for longer than `idle`: the upstream connection is ended, and with it this one.
+            case.origin.wait_for_end_of(&case.token);
+            let response = client.read("GET").expect("the part that was under way");
+            assert!(!response.complete, "{} bytes", response.body.len());
         },
     );
     table.case("slow but steady is fine both ways", |case| {

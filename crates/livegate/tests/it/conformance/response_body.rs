@@ -376,6 +376,21 @@ fn bytes_that_belong_to_nothing() {
         client.expect_usable();
         case.origin.wait_for_end_of(&case.token);
     });
+    table.case("a HEAD that is answered as chunked", |case| {
+        case.origin_sends(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Then::Keep,
+        );
+        let mut client = case.send(request("HEAD", "", "").as_bytes());
+        assert_eq!(client.response("HEAD").status, 200);
+        client.expect_usable();
+    });
+    table.case("a HEAD that is answered without any length", |case| {
+        case.origin_sends(b"HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n", Then::Keep);
+        let mut client = case.send(request("HEAD", "", "").as_bytes());
+        assert_eq!(client.response("HEAD").get("x-a"), Some("b"));
+        client.expect_usable();
+    });
     table.case("a body with HEAD", |case| {
         case.origin_sends(
             format!(
