@@ -4,7 +4,7 @@
 //! worker's pool the moment it is dropped, so that an idle connection holds none. Pools
 //! are per thread: taking and giving back is a push or a pop, without a lock.
 //!
-//! Large buffers are few: once [`LARGE_LIVE_MAX`] are out, callers get a small one
+//! Large buffers are few: once sixteen are out, callers get a small one
 //! instead, so a thousand clients that do not read cannot make the gateway hold a
 //! thousand large buffers.
 
@@ -43,21 +43,26 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer with room for at least `bytes`, empty.
+    /// A buffer with room for at least `bytes`, empty. Sizes between the pooled ones, which
+    /// only large heads need, are allocated as asked.
     pub fn new(bytes: usize) -> Self {
-        let block = match CLASSES.iter().position(|&class| bytes <= class) {
-            Some(class) => POOL
-                .with_borrow_mut(|pool| {
-                    if class == CLASSES.len() - 1 {
-                        pool.large_live += 1;
-                    }
-                    pool.free[class].pop()
-                })
-                .unwrap_or_else(|| vec![0; CLASSES[class]].into_boxed_slice()),
-            None => vec![0; bytes].into_boxed_slice(),
+        let class = match bytes {
+            LARGE_BYTES => Some(2),
+            _ if bytes <= HEAD_BYTES => Some(0),
+            _ if bytes <= BODY_BYTES => Some(1),
+            _ => None,
         };
+        let block = class.and_then(|class| {
+            POOL.with_borrow_mut(|pool| {
+                if class == CLASSES.len() - 1 {
+                    pool.large_live += 1;
+                }
+                pool.free[class].pop()
+            })
+        });
+        let size = class.map_or(bytes, |class| CLASSES[class]);
         Self {
-            block,
+            block: block.unwrap_or_else(|| vec![0; size].into_boxed_slice()),
             start: 0,
             end: 0,
         }

@@ -327,7 +327,7 @@ async fn act(
             record.status = CLIENT_GONE;
             Next::Cut
         }
-        Err(Unanswered::Error(error)) => {
+        Err(Unanswered::Error(error, out)) => {
             let facts = Facts {
                 // What is left of the body would be taken for the next request.
                 framing: if outgoing.is_body_received() {
@@ -337,15 +337,7 @@ async fn act(
                 },
                 ..facts
             };
-            refuse(
-                down,
-                worker,
-                Some(&facts),
-                &error,
-                Buffer::new(HEAD_BYTES),
-                record,
-            )
-            .await
+            refuse(down, worker, Some(&facts), &error, out, record).await
         }
     }
 }
@@ -405,12 +397,10 @@ async fn relay(
             let closes = exchange.closes_downstream;
             let is_read = outgoing.is_body_received();
             if let Some(up) = exchange.into_reusable() {
-                let pool = cluster.config.pool;
-                let key = pick.endpoint().key();
                 worker
                     .pools
                     .borrow_mut()
-                    .put(key, up, pool.idle_max, pool.idle_timeout, now);
+                    .put(pick.endpoint(), up, cluster.config.pool, now);
             }
             pick.finish(outcome, now);
             match (closes, is_read && down.is_silent()) {
@@ -454,6 +444,7 @@ fn closes_after_own_answer(down: &mut Downstream, worker: &Worker, facts: &Facts
     !facts.keep_alive || !body_is_here || worker.is_stopping()
 }
 
+/// Answers with an error, after what `out` holds already.
 async fn refuse(
     down: &mut Downstream,
     worker: &Rc<Worker>,
@@ -473,7 +464,6 @@ async fn refuse(
     };
     let facts = facts.unwrap_or(&unread);
     let closes = closes_after_own_answer(down, worker, facts) || error.closes_downstream();
-    out.clear();
     let date = worker.date();
     let service = record.cluster().map(|cluster| Arc::clone(&cluster.name));
     answer::write_error(

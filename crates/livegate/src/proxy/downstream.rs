@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use crate::buffer::{Buffer, HEAD_BYTES};
+use crate::buffer::{BODY_BYTES, Buffer, HEAD_BYTES};
 use crate::proxy::io::{Timer, poll_fill, poll_write};
 use crate::worker::Worker;
 
@@ -132,9 +132,9 @@ impl Downstream {
     /// Bytes read are in the buffer.
     pub async fn read_more(&mut self, bytes_max: usize, deadline: Instant) -> Option<bool> {
         if self.buffer.is_full() {
-            // In steps of four, so that a large head is copied few times.
-            self.buffer
-                .grow((self.buffer.capacity() * 4).min(bytes_max));
+            // A large head grows slowly: many may be begun and never finished.
+            let room = self.buffer.capacity() + BODY_BYTES - self.buffer.capacity() % BODY_BYTES;
+            self.buffer.grow(room.min(bytes_max));
         }
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_fill(&mut self.stream, cx, &mut self.buffer) {

@@ -567,11 +567,6 @@ impl Exchange {
         }
     }
 
-    /// True when an interim response was written in part.
-    pub fn has_torn_interim(&self) -> bool {
-        self.status == 0 && self.bytes_out > 0 && !self.reply.is_empty()
-    }
-
     /// Body bytes of the response.
     pub fn body_bytes(&self) -> u64 {
         self.body.passed

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use livegate_discovery::{EndpointKey, Outcome, Pick};
 
+use crate::buffer::Buffer;
 use crate::cluster::Cluster;
 use crate::metrics::AttemptOutcome;
 use crate::proxy::downstream::Downstream;
@@ -37,8 +38,8 @@ pub struct Attempt {
 
 /// Why no instance has answered.
 pub enum Unanswered {
-    /// The client is to be told.
-    Error(ProxyError),
+    /// The client is to be told, after what was begun for it.
+    Error(ProxyError, Buffer),
     /// There is no client left to tell.
     ClientGone,
 }
@@ -119,8 +120,12 @@ impl Forward<'_> {
                 Err(failure) => failure,
             };
             let begun = exchange.bytes_out > 0;
-            let torn = exchange.has_torn_interim();
-            let Attempt { exchange, pick } = slot.take().expect("put there above");
+            let Attempt { mut exchange, pick } = slot.take().expect("put there above");
+            let unwritten = if begun {
+                exchange.take_reply()
+            } else {
+                Buffer::none()
+            };
             drop(exchange);
             let unsent = self.outgoing.is_unsent();
             let (attempt, outcome, error) = judge(&failure, unsent);
@@ -130,8 +135,7 @@ impl Forward<'_> {
                 self.worker.pools.borrow_mut().forget(pick.endpoint().key());
             }
             pick.finish(outcome, self.down.now);
-            // Behind half an interim response nothing can be said.
-            let Some(error) = error.filter(|_| !torn) else {
+            let Some(error) = error else {
                 return Err(Unanswered::ClientGone);
             };
             let retryable = matches!(
@@ -142,7 +146,7 @@ impl Forward<'_> {
             if !(retryable && !begun && self.outgoing.is_replayable())
                 || !(is_free || (may_retry && metrics.withdraw_retry(self.worker.id)))
             {
-                return Err(Unanswered::Error(error));
+                return Err(Unanswered::Error(error, unwritten));
             }
             metrics.count_retry(self.worker.id, attempt);
             self.outgoing.rewind();
@@ -157,7 +161,8 @@ impl Forward<'_> {
         loop {
             let now = self.down.now;
             let picked = self.cluster.balancer.pick(self.key, &tried.keys, now);
-            let pick = picked.map_err(|none| Unanswered::Error(ProxyError::from(none)))?;
+            let pick =
+                picked.map_err(|none| Unanswered::Error(ProxyError::from(none), Buffer::none()))?;
             let key = pick.endpoint().key();
             let pooled = self
                 .worker
@@ -197,13 +202,13 @@ impl Forward<'_> {
             pick.finish(outcome, self.down.now);
             connects += 1;
             if connects >= CONNECTS_MAX {
-                return Err(Unanswered::Error(ProxyError::ConnectFailed));
+                return Err(Unanswered::Error(ProxyError::ConnectFailed, Buffer::none()));
             }
             if is_again {
                 // Every instance there is has refused.
                 let now = self.down.now;
                 if now + pause > *patience_ends.get_or_insert(now + CONNECT_PATIENCE) {
-                    return Err(Unanswered::Error(ProxyError::ConnectFailed));
+                    return Err(Unanswered::Error(ProxyError::ConnectFailed, Buffer::none()));
                 }
                 tokio::time::sleep(pause).await;
                 self.down.now = Instant::now();

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use livegate_discovery::EndpointKey;
+use livegate_discovery::{Endpoint, EndpointKey};
 use rustix::net::RecvFlags;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::buffer::Buffer;
+use crate::config::PoolConfig;
 use crate::worker::{Shared, Worker};
 
 /// One connection to an instance.
@@ -106,6 +107,7 @@ impl Idle {
 
 /// What a worker keeps of one endpoint, newest last.
 struct Pool {
+    endpoint: Arc<Endpoint>,
     idle: Vec<Idle>,
     idle_timeout: Duration,
 }
@@ -138,25 +140,25 @@ impl Pools {
     /// Gives back a connection whose exchange ended cleanly; over the bound the oldest goes.
     pub fn put(
         &mut self,
-        key: EndpointKey,
+        endpoint: &Arc<Endpoint>,
         upstream: Upstream,
-        idle_max: usize,
-        idle_timeout: Duration,
+        config: PoolConfig,
         now: Instant,
     ) {
         debug_assert!(
             upstream.buffer.is_empty(),
             "bytes left over from an exchange"
         );
-        if idle_max == 0 {
+        if config.idle_max == 0 || endpoint.is_gone() {
             return;
         }
-        let pool = self.pools.entry(key).or_insert_with(|| Pool {
+        let pool = self.pools.entry(endpoint.key()).or_insert_with(|| Pool {
+            endpoint: Arc::clone(endpoint),
             idle: Vec::new(),
-            idle_timeout,
+            idle_timeout: config.idle_timeout,
         });
-        pool.idle_timeout = idle_timeout;
-        if pool.idle.len() >= idle_max {
+        pool.idle_timeout = config.idle_timeout;
+        if pool.idle.len() >= config.idle_max {
             pool.idle.remove(0);
         }
         pool.idle.push(Idle {
@@ -171,14 +173,14 @@ impl Pools {
         self.pools.remove(&key);
     }
 
-    /// Closes what has idled for too long or was closed by the other side. Called about
-    /// once a second.
+    /// Closes what has idled for too long, was closed by the other side or belongs to an
+    /// instance that is no longer listed. Called about once a second.
     pub fn sweep(&mut self, now: Instant) {
         self.pools.retain(|_, pool| {
             let timeout = pool.idle_timeout;
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < timeout && !idle.is_spent());
-            !pool.idle.is_empty()
+            !pool.idle.is_empty() && !pool.endpoint.is_gone()
         });
     }
 
@@ -226,12 +228,28 @@ impl Hasher for KeyHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use livegate_discovery::{Instance as Listed, Policy, Snapshot};
     use std::future::poll_fn;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
-    const KEY: EndpointKey = EndpointKey(7);
     const LONG: Duration = Duration::from_secs(60);
+    const CONFIG: PoolConfig = PoolConfig {
+        idle_max: 3,
+        idle_timeout: LONG,
+    };
+
+    fn endpoint() -> Arc<Endpoint> {
+        let (mut updater, balancer) = livegate_discovery::channel(Policy::default(), 1);
+        let instance = Listed::listed(([127, 0, 0, 1], 1).into(), 1);
+        updater.apply(&Snapshot::live(1, [instance]), Instant::now());
+        let pick = balancer
+            .pick(None, &[], Instant::now())
+            .expect("one instance");
+        // Without its updater it would count as gone.
+        std::mem::forget(updater);
+        Arc::clone(pick.endpoint())
+    }
 
     async fn pair(listener: &TcpListener) -> (Upstream, TcpStream) {
         let address = listener.local_addr().expect("bound");
@@ -243,13 +261,13 @@ mod tests {
     #[tokio::test]
     async fn the_newest_good_connection_is_reused_first() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let mut pools = Pools::default();
+        let (mut pools, endpoint) = (Pools::default(), endpoint());
         let now = Instant::now();
         let mut peers = Vec::new();
         for _ in 0..4 {
             let (upstream, peer) = pair(&listener).await;
             peers.push((upstream.stream.local_addr().expect("connected"), peer));
-            pools.put(KEY, upstream, 3, LONG, now);
+            pools.put(&endpoint, upstream, CONFIG, now);
         }
         assert_eq!(pools.idle(), 3, "the oldest made room");
         // The newest is closed by the instance, the one before says something unasked.
@@ -260,35 +278,35 @@ mod tests {
             .write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
             .await
             .expect("writes");
-        for idle in &pools.pools[&KEY].idle[1..] {
+        for idle in &pools.pools[&endpoint.key()].idle[1..] {
             poll_fn(|cx| idle.stream.poll_read_ready(cx))
                 .await
                 .expect("an event comes");
         }
         let (expected, _peer) = peers.pop().expect("two");
-        let taken = pools.take(KEY, false).expect("one is good");
+        let taken = pools.take(endpoint.key(), false).expect("one is good");
         assert_eq!(taken.stream.local_addr().expect("connected"), expected);
         assert!(taken.reused);
-        assert!(pools.take(KEY, false).is_none());
+        assert!(pools.take(endpoint.key(), false).is_none());
     }
 
     #[tokio::test]
     async fn asking_surely_needs_no_event_loop() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let mut pools = Pools::default();
+        let (mut pools, endpoint) = (Pools::default(), endpoint());
         let (upstream, peer) = pair(&listener).await;
-        pools.put(KEY, upstream, 3, LONG, Instant::now());
+        pools.put(&endpoint, upstream, CONFIG, Instant::now());
         drop(peer);
-        assert!(pools.take(KEY, true).is_none());
+        assert!(pools.take(endpoint.key(), true).is_none());
     }
 
     #[tokio::test]
     async fn sweeping_closes_what_idled_too_long() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let mut pools = Pools::default();
+        let (mut pools, endpoint) = (Pools::default(), endpoint());
         let now = Instant::now();
         let (upstream, _peer) = pair(&listener).await;
-        pools.put(KEY, upstream, 3, LONG, now);
+        pools.put(&endpoint, upstream, CONFIG, now);
         pools.sweep(now + LONG - Duration::from_secs(1));
         assert_eq!(pools.idle(), 1);
         pools.sweep(now + LONG);

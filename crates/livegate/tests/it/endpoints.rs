@@ -89,10 +89,11 @@ fn every_balancer_uses_every_instance() {
         }
         let tally = tally(&seen);
         assert_eq!(tally.len(), 4, "{balance}: {tally:?}");
-        let least = if balance.ends_with("round-robin") {
-            80
-        } else {
-            10
+        let least = match balance {
+            "round-robin" | "weighted-round-robin" => 80,
+            // One slow answer hides an instance for seconds: that is what it is for.
+            "peak-ewma" => 1,
+            _ => 10,
         };
         assert!(
             tally.values().all(|count| *count >= least),
