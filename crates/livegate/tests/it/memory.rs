@@ -100,6 +100,51 @@ fn responses_that_nobody_reads() {
     }
 }
 
+/// The same in chunks, which cannot be moved without being read.
+#[test]
+fn chunked_responses_that_nobody_reads() {
+    let _turn = turn::alone();
+    let origin = Origin::start();
+    let (connections, chunks) = (64, 256);
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
+    origin.script("/big", move |exchange| {
+        exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+        for _ in 0..chunks {
+            if !exchange.send(chunk.as_bytes()) {
+                return Then::Close;
+            }
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        exchange.send(b"0\r\n\r\n");
+        Then::Keep
+    });
+    let gateway = Setup::to(&origin).start();
+    let before = baseline(&gateway);
+    let mut clients: Vec<Client> = (0..connections)
+        .map(|_| Client::connect_small_window(gateway.address()))
+        .collect();
+    for client in &mut clients {
+        client.send(format!("GET /big HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    }
+    wait_until_still(|| sent.load(Ordering::Relaxed));
+    check_growth(
+        &gateway,
+        before,
+        "64 chunked responses of 4 MiB that nobody reads",
+    );
+    for client in &mut clients {
+        let response = client.response("GET");
+        assert_eq!(response.body.len(), chunks * 0x4000);
+    }
+    check_growth(
+        &gateway,
+        before,
+        "64 chunked responses of 4 MiB, and then reads",
+    );
+}
+
 #[test]
 fn heads_that_never_end() {
     let _turn = turn::alone();
