@@ -10,23 +10,33 @@
 //! next one, and a request that was written fails with an [unknown outcome](Outcome::Unknown): the client
 //! never sends anything twice.
 
+mod auth;
 mod backoff;
 mod chroot;
 mod command;
 mod connector;
+mod credentials;
 mod driver;
 mod error;
-mod identity;
+mod handshake;
+mod keepalive;
 mod multi;
 mod operations;
 mod options;
+mod outgoing;
 mod restore;
+mod send;
 mod session;
 mod state;
 mod ticket;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod watch_table;
+#[cfg(test)]
+mod watch_table_tests;
 mod watcher;
+mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -43,14 +53,16 @@ use session::Session;
 use watch_table::WatchTable;
 use watcher::Released;
 
+pub use auth::Identity;
 pub use chroot::Chroot;
 pub use error::{Error, NotSent, Outcome};
 pub use multi::{Op, OpOutcome, ReadOp, ReadOutcome};
-pub use operations::Identity;
 pub use options::{ConnectOptions, ConnectStringError, Credential, ServerAddress};
 pub use state::{
     ConnectionState, DisconnectCause, ExpiryCause, SessionEvent, SessionEvents, SessionState,
 };
+#[cfg(feature = "tls")]
+pub use tls::{TlsError, TlsOptions};
 pub use watcher::{Gap, Notification, Watch, WatchEvent, Watcher};
 
 /// A session with an ensemble. Clones share it.

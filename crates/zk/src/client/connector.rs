@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
-use super::identity::{Granted, Identity};
+use super::handshake::{Claim, Granted};
 use super::options::{ConnectOptions, ServerAddress};
 use super::state::DisconnectCause;
 use super::transport::Stream;
@@ -133,9 +133,9 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Cancelling gives up the attempt, and the server counts as tried.
-    pub(crate) async fn attempt(&mut self, identity: &Identity) -> Attempt {
+    pub(crate) async fn attempt(&mut self, claim: &Claim) -> Attempt {
         if self.cycle.is_empty() {
-            if self.all_are_behind(identity) {
+            if self.all_are_behind(claim) {
                 self.verdicts.clear();
                 return Attempt::ServersBehind;
             }
@@ -152,19 +152,19 @@ impl Connector {
         let Some(candidate) = self.cycle.pop_front() else {
             return Attempt::Failed(DisconnectCause::Resolve("no address".to_owned()));
         };
-        self.try_server(&candidate, identity).await
+        self.try_server(&candidate, claim).await
     }
 
     /// Whether it is certain that no server will take this client's past. A server that cannot be reached
     /// may be one that would; so while the session may live, every server must have shown that it will
     /// not, and after that every one that can be reached.
-    fn all_are_behind(&self, identity: &Identity) -> bool {
+    fn all_are_behind(&self, claim: &Claim) -> bool {
         let verdicts = || self.verdicts.values();
         verdicts().any(|verdict| *verdict == Verdict::Behind)
-            && (self.all_resolved || identity.session_id == 0)
+            && (self.all_resolved || claim.session_id == 0)
             && verdicts().all(|verdict| match verdict {
                 Verdict::Behind => true,
-                Verdict::Unreachable => identity.session_id == 0,
+                Verdict::Unreachable => claim.session_id == 0,
                 Verdict::Refused(_) => false,
             })
     }
@@ -210,20 +210,20 @@ impl Connector {
         Ok(())
     }
 
-    async fn try_server(&mut self, candidate: &Candidate, identity: &Identity) -> Attempt {
+    async fn try_server(&mut self, candidate: &Candidate, claim: &Claim) -> Attempt {
         let address = candidate.address;
         let before = self.verdicts.insert(address, Verdict::Unreachable);
-        let mut answer = self.ask(candidate, identity).await;
+        let mut answer = self.ask(candidate, claim).await;
         let refusals = match before {
             Some(Verdict::Refused(times)) => times + 1,
             Some(Verdict::Behind) => REFUSALS_BEFORE_PROBE,
             Some(Verdict::Unreachable) | None => 1,
         };
-        if matches!(answer, Answer::Refused) && identity.last_zxid > 0 {
+        if matches!(answer, Answer::Refused) && claim.last_zxid > 0 {
             self.verdicts.insert(address, Verdict::Refused(refusals));
             if refusals >= REFUSALS_BEFORE_PROBE && self.takes_newcomers(candidate).await {
                 // It serves, but did it serve when it refused? Now it does.
-                answer = self.ask(candidate, identity).await;
+                answer = self.ask(candidate, claim).await;
                 if matches!(answer, Answer::Refused) {
                     self.verdicts.insert(address, Verdict::Behind);
                 }
@@ -236,7 +236,7 @@ impl Connector {
             }
             Answer::Expired => {
                 self.verdicts.remove(&address);
-                if identity.session_id == 0 {
+                if claim.session_id == 0 {
                     let refused = "the server makes no session".to_owned();
                     Attempt::Failed(DisconnectCause::Protocol(refused))
                 } else {
@@ -252,7 +252,7 @@ impl Connector {
 
     /// Whether a client that has seen nothing is taken.
     async fn takes_newcomers(&self, candidate: &Candidate) -> bool {
-        let newcomer = Identity {
+        let newcomer = Claim {
             session_id: 0,
             password: vec![0; PASSWORD_BYTES],
             last_zxid: 0,
@@ -278,18 +278,18 @@ impl Connector {
         true
     }
 
-    /// Connects, presents the identity and reads the reply.
-    async fn ask(&self, candidate: &Candidate, identity: &Identity) -> Answer {
-        match timeout(self.connect_timeout, self.exchange(candidate, identity)).await {
+    /// Connects, presents the claim and reads the reply.
+    async fn ask(&self, candidate: &Candidate, claim: &Claim) -> Answer {
+        match timeout(self.connect_timeout, self.exchange(candidate, claim)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => Answer::Failed(DisconnectCause::Io(error.to_string())),
             Err(_) => Answer::Failed(DisconnectCause::ConnectTimeout),
         }
     }
 
-    async fn exchange(&self, candidate: &Candidate, identity: &Identity) -> io::Result<Answer> {
+    async fn exchange(&self, candidate: &Candidate, claim: &Claim) -> io::Result<Answer> {
         let mut stream = self.open(candidate).await?;
-        stream.write_all(&identity.connect_frame()).await?;
+        stream.write_all(&claim.connect_frame()).await?;
         stream.flush().await?;
         let mut frames = FrameReader::cutting(self.reply_bytes_max, ReplyHeader::ENCODED_BYTES);
         let frame = loop {
@@ -347,7 +347,7 @@ impl Connector {
     }
 }
 
-/// What a server answers to an identity.
+/// What a server answers to a claim.
 #[derive(Debug)]
 enum Answer {
     Attached(Box<Connection>),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::command::Command;
 use super::connector::{Attempt, Connection, Connector};
 use super::error::{Error, NotSent};
-use super::session::{Progress, Session, WRITE_FRAMES_MAX};
+use super::session::{Progress, Session};
 use super::state::{ConnectionState, DisconnectCause, ExpiryCause, SessionState};
 use super::watcher::{Gap, Released};
 
@@ -75,11 +75,11 @@ impl Driver {
     /// Looks for a server until one takes the session, or a new one.
     async fn connect(&mut self) -> Result<Box<Connection>, CloseRequest> {
         loop {
-            let identity = self.session.identity();
+            let claim = self.session.claim_session();
             let expires_at = self.session.expires_at();
             // `None` when the session expires first.
             let attempt = {
-                let mut attempt = pin!(self.connector.attempt(&identity));
+                let mut attempt = pin!(self.connector.attempt(&claim));
                 let mut expiry = pin!(sleep_until(expires_at.unwrap_or_else(Instant::now)));
                 loop {
                     tokio::select! {
@@ -192,10 +192,11 @@ impl Driver {
                     }
                 }
             }
+            // Claiming may drop requests whose callers have gone, and so make room.
+            let claimed = session.claim();
             let room = session.room();
             let timer = session.next_timer();
-            let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-            let claimed = session.claim(&mut slices);
+            let slices = session.slices(claimed);
             let woken = tokio::select! {
                 read = read_some(&mut reader, &mut frames) => Woken::Read(read),
                 written = write_some(&mut writer, &slices[..claimed]), if claimed > 0 || !flushed => {

@@ -7,7 +7,8 @@ use crate::proto::error_code::ErrorCode;
 /// Why an operation did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The server refused. Nothing was changed.
+    /// The server refused. Nothing was changed, unless the code says that something went wrong on the
+    /// way.
     #[error(transparent)]
     Server(#[from] ErrorCode),
     /// One operation of a multi was refused. Nothing was changed.
@@ -89,6 +90,13 @@ impl Error {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
+            // None of these is sent by Apache ZooKeeper, but by what stands between, perhaps.
+            Self::Server(
+                ErrorCode::ConnectionLoss
+                | ErrorCode::OperationTimeout
+                | ErrorCode::RequestTimeout
+                | ErrorCode::SystemError,
+            ) => Outcome::Unknown,
             Self::Server(_)
             | Self::Multi { .. }
             | Self::NotSent(_)

@@ -1,27 +1,17 @@
 //! The operations of a [`Client`].
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use bytes::Bytes;
-use tokio::sync::oneshot;
-use tokio::time::timeout_at;
-
-use super::command::{Command, Request};
-use super::error::{Error, NotSent};
+use super::Client;
+use super::error::Error;
 use super::multi::{
     Op, OpOutcome, ReadOp, ReadOutcome, read_outcomes, server_path, server_path_to_create,
     wire_ttl, wire_version, write_outcomes,
 };
-use super::options::Credential;
-use super::ticket::Ticket;
-use super::watch_table::{Intent, Target};
-use super::watcher::{Queue, Registration, Watch, WatchEvent, Watcher};
-use super::{Client, deadline_after};
-use crate::frame::{LENGTH_BYTES, append_frame};
-use crate::jute::{Decode, Decoder, Encode, List};
+use super::send::{decoded, encoded};
+use super::watch_table::Intent;
+use super::watcher::Watch;
+use crate::jute::List;
 use crate::path;
-use crate::proto::acl::{Acl, ClientInfo};
+use crate::proto::acl::Acl;
 use crate::proto::create_mode::CreateMode;
 use crate::proto::error_code::ErrorCode;
 use crate::proto::multi::{MultiReadRequest, MultiReply, MultiRequest};
@@ -30,18 +20,7 @@ use crate::proto::reply::{
     AclReply, Children2Reply, ChildrenReply, CreateReply, DataReply, PathReply,
 };
 use crate::proto::request::{Create, CreateTtl, PathOnly, PathVersion, PathWatch, SetAcl, SetData};
-use crate::proto::session::RequestHeader;
 use crate::proto::stat::Stat;
-use crate::proto::watch::{AddWatch, AddWatchMode, WatchKind};
-
-/// An identity of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// How it was established.
-    pub scheme: String,
-    /// Who it is: for `digest` the user, for `ip` the address.
-    pub user: String,
-}
 
 /// # Operations
 ///
@@ -469,23 +448,6 @@ impl Client {
         }
     }
 
-    /// The identities that the server knows this connection by.
-    ///
-    /// # Errors
-    /// Servers before 3.7 say `Unimplemented` and close the connection.
-    ///
-    /// # Cancel safety
-    /// Cancelling has no effect but that the answer is lost.
-    pub async fn who_am_i(&self) -> Result<Vec<Identity>, Error> {
-        let reply = self.send(encoded(OpCode::WhoAmI, &()), None).await?;
-        let identities: List<'_, ClientInfo<'_>> = decoded(&reply)?;
-        let identity = |info: ClientInfo<'_>| Identity {
-            scheme: info.scheme.to_owned(),
-            user: info.user.unwrap_or_default().to_owned(),
-        };
-        Ok(identities.iter().map(identity).collect())
-    }
-
     /// The paths of this session's ephemeral nodes that begin with a path, in no order.
     ///
     /// # Errors
@@ -523,191 +485,9 @@ impl Client {
         u32::try_from(decoded::<i32>(&reply)?).map_err(|_| Error::UnexpectedReply)
     }
 
-    /// Watches a node, which need not exist, until the watcher is dropped.
-    ///
-    /// Servers before 3.9 keep one mode for each path and connection; the client makes up for that, so
-    /// any number of watches of all kinds can be on one path.
-    ///
-    /// # Errors
-    /// `NoAuth` from servers that check it. Servers before 3.6 say `Unimplemented` and close the
-    /// connection.
-    ///
-    /// # Cancel safety
-    /// Cancelling has no effect but that the watcher is lost.
-    pub async fn watch(&self, path: &str, mode: AddWatchMode) -> Result<Watcher, Error> {
-        let path = server_path(&self.shared.chroot, path)?;
-        let registration = self.registration(&path);
-        let queue = Arc::new(Queue::new(mode, self.shared.watch_queue_max));
-        let intent = Intent {
-            path: Arc::clone(&registration.path),
-            id: registration.id,
-            target: Target::Stream(Arc::clone(&queue)),
-        };
-        let watcher = Watcher::new(queue, registration);
-        let body = AddWatch {
-            path: &path,
-            mode: mode.code(),
-        };
-        self.send(encoded(OpCode::AddWatch, &body), Some(intent))
-            .await?;
-        Ok(watcher)
-    }
-
-    /// Removes all watches of a kind that this client has on a node; those who hold them are told that
-    /// they have ended. To remove a single one, drop it.
-    ///
-    /// # Errors
-    /// `NoWatcher` if there are none.
-    ///
-    /// # Cancel safety
-    /// The watches may be removed.
-    pub async fn remove_watches(&self, path: &str, kind: WatchKind) -> Result<(), Error> {
-        let path = server_path(&self.shared.chroot, path)?;
-        let (reply, answer) = oneshot::channel();
-        let command = Command::RemoveWatches {
-            path: (&*path).into(),
-            selection: kind,
-            reply,
-        };
-        let done = async {
-            self.shared
-                .commands
-                .send(command)
-                .await
-                .map_err(|_| NotSent::Closed)?;
-            answer.await.map_err(|_| NotSent::Closed)
-        };
-        match timeout_at(deadline_after(self.operation_timeout), done).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(closed)) => Err(Error::NotSent(closed)),
-            Err(_) => Err(Error::NotSent(NotSent::Deadline)),
-        }
-    }
-
-    /// Adds an identity to this connection and to all later ones.
-    ///
-    /// # Errors
-    /// `AuthFailed`, after which the server closes the connection; the identity is then not added. After
-    /// an unknown outcome it is added if the server takes it.
-    ///
-    /// # Cancel safety
-    /// As after an unknown outcome.
-    pub async fn add_auth(&self, credential: Credential) -> Result<(), Error> {
-        let ticket = Arc::new(Ticket::default());
-        let _abandon = AbandonOnDrop(&ticket);
-        let (reply, answer) = oneshot::channel();
-        let command = Command::AddCredential {
-            credential,
-            ticket: Arc::clone(&ticket),
-            reply,
-        };
-        let done = async {
-            self.shared
-                .commands
-                .send(command)
-                .await
-                .map_err(|_| NotSent::Closed)?;
-            answer.await.map_err(|_| NotSent::Closed)
-        };
-        match timeout_at(deadline_after(self.operation_timeout), done).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) if ticket.is_sent() => Err(Error::ConnectionLoss),
-            Ok(Err(closed)) => Err(Error::NotSent(closed)),
-            Err(_) if ticket.abandon() => Err(Error::DeadlineExceeded),
-            Err(_) => Err(Error::NotSent(NotSent::Deadline)),
-        }
-    }
-
     fn client_path(&self, path: &str) -> String {
         self.shared.chroot.to_client(path).to_owned()
     }
-
-    fn registration(&self, server_path: &str) -> Registration {
-        let id = self.shared.watches_made.fetch_add(1, Ordering::Relaxed);
-        Registration::new(server_path.into(), id, Arc::clone(&self.shared.released))
-    }
-
-    fn one_shot(&self, path: &str) -> Result<(Watch, Intent), Error> {
-        let registration = self.registration(&server_path(&self.shared.chroot, path)?);
-        let (sender, receiver) = oneshot::channel::<WatchEvent>();
-        let intent = Intent {
-            path: Arc::clone(&registration.path),
-            id: registration.id,
-            target: Target::OneShot(sender),
-        };
-        Ok((Watch::new(receiver, registration), intent))
-    }
-
-    /// Sends a frame and waits for its reply.
-    async fn send(&self, encoded: Encoded, intent: Option<Intent>) -> Result<Bytes, Error> {
-        let Encoded { op_code, frame } = encoded;
-        let length = frame.len() - LENGTH_BYTES;
-        let limit = self.shared.request_bytes_max;
-        if length > limit {
-            return Err(Error::RequestTooLong { length, limit });
-        }
-        let ticket = Arc::new(Ticket::default());
-        let _abandon = AbandonOnDrop(&ticket);
-        let (reply, answer) = oneshot::channel();
-        let exchange = async {
-            let share = u32::try_from(length).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.shared.bytes)
-                .acquire_many_owned(share)
-                .await;
-            let permit = Some(permit.map_err(|_| NotSent::Closed)?);
-            let ticket = Arc::clone(&ticket);
-            let request = Request {
-                frame,
-                op_code,
-                intent,
-                ticket,
-                reply,
-                permit,
-            };
-            let sent = self.shared.commands.send(Command::Request(request)).await;
-            sent.map_err(|_| NotSent::Closed)?;
-            answer.await.map_err(|_| NotSent::Closed)
-        };
-        match timeout_at(deadline_after(self.operation_timeout), exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) if ticket.is_sent() => Err(Error::ConnectionLoss),
-            Ok(Err(closed)) => Err(Error::NotSent(closed)),
-            Err(_) if ticket.abandon() => Err(Error::DeadlineExceeded),
-            Err(_) => Err(Error::NotSent(NotSent::Deadline)),
-        }
-    }
-}
-
-/// Withdraws a request that has not been sent when its caller goes away.
-struct AbandonOnDrop<'a>(&'a Ticket);
-
-impl Drop for AbandonOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
-
-/// A request that is ready but for its xid.
-struct Encoded {
-    op_code: OpCode,
-    frame: Vec<u8>,
-}
-
-fn encoded(op_code: OpCode, body: &impl Encode) -> Encoded {
-    let mut frame = Vec::with_capacity(64);
-    append_frame(
-        &mut frame,
-        &RequestHeader {
-            xid: 0,
-            op_code: op_code.code(),
-        },
-        body,
-    );
-    Encoded { op_code, frame }
-}
-
-fn decoded<'a, T: Decode<'a>>(body: &'a [u8]) -> Result<T, Error> {
-    Ok(Decoder::new(body).read()?)
 }
 
 fn owned(names: List<'_, &str>) -> Vec<String> {

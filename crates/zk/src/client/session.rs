@@ -7,32 +7,32 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::command::{Command, Request};
+use super::command::Command;
+use super::credentials::Credentials;
 use super::error::Error;
-use super::identity::{Granted, Identity};
+use super::handshake::{Claim, Granted};
+use super::keepalive::{Due, Keepalive};
 use super::options::Credential;
+use super::outgoing::{Outgoing, Purpose, Waiting, request_frame};
 use super::restore::set_watches_frames;
 use super::state::DisconnectCause;
-use super::watch_table::{OneShotKind, Restore, Target, Verdict, WatchTable, Wire};
+use super::watch_table::{OneShotKind, Restore, Target, Verdict, WatchTable};
 use super::watcher::Gap;
-use crate::frame::{Frame, LENGTH_BYTES, append_frame};
-use crate::jute::{Decoder, Encode};
+use crate::frame::Frame;
+use crate::jute::Decoder;
 use crate::proto::error_code::ErrorCode;
 use crate::proto::op_code::{OpCode, XID_AUTH, XID_NOTIFICATION, XID_PING, XID_SET_WATCHES};
-use crate::proto::session::{Auth, PASSWORD_BYTES, ReplyHeader, RequestHeader};
+use crate::proto::session::{PASSWORD_BYTES, ReplyHeader};
 use crate::proto::watch::{EventKind, WatchKind, WatchSelection, WatcherEvent};
 
 /// Frames offered to one write.
 pub(crate) const WRITE_FRAMES_MAX: usize = 64;
-
-/// The shortest session timeout that timers follow, so that no server can make the client spin.
-const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 /// What a frame led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +54,7 @@ pub(crate) struct Session {
     /// being restored: they are compared with what was known when the connection was lost.
     watched_zxid: i64,
     watches: WatchTable,
-    credentials: Vec<HeldCredential>,
-    credentials_made: u64,
+    credentials: Credentials,
     requests_max: usize,
     next_xid: i32,
     outgoing: VecDeque<Outgoing>,
@@ -66,47 +65,7 @@ pub(crate) struct Session {
     set_watches_in_flight: usize,
     /// Requests that set watches and have no reply yet, be they sent or not.
     restoring: usize,
-    /// When bytes last arrived.
-    heard: Instant,
-    /// When a frame was last complete.
-    framed: Instant,
-    /// When bytes were last written, or a ping was queued.
-    sent: Instant,
-}
-
-#[derive(Debug)]
-struct HeldCredential {
-    number: u64,
-    credential: Credential,
-    /// Who added it and does not know yet whether the server takes it.
-    waiter: Option<oneshot::Sender<Result<(), Error>>>,
-}
-
-/// A frame that has not been written, or only in part.
-#[derive(Debug)]
-struct Outgoing {
-    frame: Vec<u8>,
-    purpose: Purpose,
-    /// Its xid is set and, for a request of a caller, it can no longer be withdrawn.
-    claimed: bool,
-}
-
-#[derive(Debug)]
-enum Purpose {
-    Caller(Box<Waiting>),
-    Auth(u64),
-    SetWatches,
-    RemoveWatches,
-    Ping,
-    CloseSession,
-}
-
-/// A caller's request without its frame.
-#[derive(Debug)]
-struct Waiting {
-    request: Request,
-    /// How it was sent, if it sets a watch.
-    wire: Option<Wire>,
+    keepalive: Keepalive,
 }
 
 /// A request that has been written and is answered in order.
@@ -116,6 +75,7 @@ struct InFlight {
     /// `None` for what the client asks for itself and does not need the answer of.
     waiting: Option<Box<Waiting>>,
     closes: bool,
+    written_at: Instant,
 }
 
 impl Session {
@@ -132,8 +92,7 @@ impl Session {
             last_zxid: 0,
             watched_zxid: 0,
             watches,
-            credentials: Vec::new(),
-            credentials_made: 0,
+            credentials: Credentials::default(),
             requests_max: requests_max.max(1),
             next_xid: 1,
             outgoing: VecDeque::new(),
@@ -142,23 +101,21 @@ impl Session {
             auths_in_flight: VecDeque::new(),
             set_watches_in_flight: 0,
             restoring: 0,
-            heard: now,
-            framed: now,
-            sent: now,
+            keepalive: Keepalive::new(timeout_wanted, now),
         };
         for credential in credentials {
-            session.hold(credential, None);
+            session.credentials.add(credential, None);
         }
         session
     }
 
     /// What to present to a server.
-    pub(crate) fn identity(&self) -> Identity {
+    pub(crate) fn claim_session(&self) -> Claim {
         let (session_id, password) = match &self.granted {
             Some(granted) => (granted.session_id, granted.password.clone()),
             None => (0, vec![0; PASSWORD_BYTES]),
         };
-        Identity {
+        Claim {
             session_id,
             password,
             last_zxid: self.last_zxid,
@@ -171,24 +128,14 @@ impl Session {
         self.granted.as_ref()
     }
 
-    fn timeout(&self) -> Duration {
-        let timeout = self
-            .granted
-            .as_ref()
-            .map_or(self.timeout_wanted, |granted| granted.timeout);
-        timeout.max(TIMEOUT_MIN)
-    }
-
     /// When the server was last heard from.
     pub(crate) fn heard(&self) -> Instant {
-        self.heard
+        self.keepalive.heard()
     }
 
     /// When the session is to be given up unless a server is heard from.
     pub(crate) fn expires_at(&self) -> Option<Instant> {
-        self.granted
-            .as_ref()
-            .map(|_| self.heard + self.timeout() * 4 / 3)
+        self.granted.as_ref().map(|_| self.keepalive.expires_at())
     }
 
     /// The session is over.
@@ -206,11 +153,11 @@ impl Session {
     /// A connection is attached. Queues what restores identities and watches, ahead of the requests that
     /// were waiting.
     pub(crate) fn attached(&mut self, granted: Granted, gap: Gap, now: Instant) {
+        self.keepalive = Keepalive::new(granted.timeout, now);
         self.granted = Some(granted);
-        (self.heard, self.framed, self.sent) = (now, now, now);
         let waiting = std::mem::take(&mut self.outgoing);
-        for held in 0..self.credentials.len() {
-            self.queue_auth(held);
+        for (number, frame) in self.credentials.present() {
+            self.queue(frame, Purpose::Auth(number));
         }
         let restore = self.watches.restore(gap);
         self.queue_set_watches(self.watched_zxid, &restore);
@@ -272,8 +219,8 @@ impl Session {
                 reply,
             } => {
                 if ticket.send() {
-                    self.hold(credential, Some(reply));
-                    self.queue_auth(self.credentials.len() - 1);
+                    let (number, frame) = self.credentials.add(credential, Some(reply));
+                    self.queue(frame, Purpose::Auth(number));
                 }
             }
             Command::RemoveWatches {
@@ -295,7 +242,7 @@ impl Session {
     }
 
     /// Callers have dropped these watches.
-    pub(crate) fn release(&mut self, places: Vec<(std::sync::Arc<str>, u64)>) {
+    pub(crate) fn release(&mut self, places: Vec<(Arc<str>, u64)>) {
         for (path, id) in places {
             self.watches.release(&path, id);
         }
@@ -304,56 +251,14 @@ impl Session {
 
     /// Queues the end of the session, after everything that is queued now.
     pub(crate) fn close(&mut self) {
-        self.queue_request(OpCode::CloseSession, &(), Purpose::CloseSession);
-    }
-
-    fn hold(&mut self, credential: Credential, waiter: Option<oneshot::Sender<Result<(), Error>>>) {
-        self.credentials_made += 1;
-        self.credentials.push(HeldCredential {
-            number: self.credentials_made,
-            credential,
-            waiter,
-        });
-    }
-
-    fn queue_auth(&mut self, held: usize) {
-        let HeldCredential {
-            number, credential, ..
-        } = &self.credentials[held];
-        let body = Auth {
-            kind: 0,
-            scheme: &credential.scheme,
-            auth: Some(&credential.auth),
-        };
-        let header = RequestHeader {
-            xid: XID_AUTH,
-            op_code: OpCode::Auth.code(),
-        };
-        let mut frame = Vec::new();
-        append_frame(&mut frame, &header, &body);
-        let purpose = Purpose::Auth(*number);
-        self.queue(frame, purpose);
-    }
-
-    fn queue_request(&mut self, op_code: OpCode, body: &impl Encode, purpose: Purpose) {
-        let mut frame = Vec::new();
-        append_frame(
-            &mut frame,
-            &RequestHeader {
-                xid: 0,
-                op_code: op_code.code(),
-            },
-            body,
+        self.queue(
+            request_frame(0, OpCode::CloseSession, &()),
+            Purpose::CloseSession,
         );
-        self.queue(frame, purpose);
     }
 
     fn queue(&mut self, frame: Vec<u8>, purpose: Purpose) {
-        self.outgoing.push_back(Outgoing {
-            frame,
-            purpose,
-            claimed: false,
-        });
+        self.outgoing.push_back(Outgoing::new(frame, purpose));
     }
 
     /// Queues what a change of the watch table makes necessary. Without a connection there is nothing:
@@ -364,7 +269,8 @@ impl Session {
                 path: &path,
                 kind: WatchKind::Any.code(),
             };
-            self.queue_request(OpCode::RemoveWatches, &body, Purpose::RemoveWatches);
+            let frame = request_frame(0, OpCode::RemoveWatches, &body);
+            self.queue(frame, Purpose::RemoveWatches);
         }
         // Nothing is known about what these have missed, so all whose node is there fire.
         let uncovered = self.watches.take_uncovered();
@@ -378,8 +284,9 @@ impl Session {
         }
     }
 
-    /// The frames to write next. From now on the callers they belong to cannot take them back.
-    pub(crate) fn claim<'a>(&'a mut self, slices: &mut [IoSlice<'a>; WRITE_FRAMES_MAX]) -> usize {
+    /// Gets the next frames ready to be written and returns how many there are. From now on the callers
+    /// they belong to cannot take them back; those whose callers have gone are dropped.
+    pub(crate) fn claim(&mut self) -> usize {
         let mut claimed = 0;
         while claimed < WRITE_FRAMES_MAX && claimed < self.outgoing.len() {
             if !self.outgoing[claimed].claimed && !self.prepare(claimed) {
@@ -388,19 +295,24 @@ impl Session {
             }
             claimed += 1;
         }
-        for (slice, outgoing) in slices.iter_mut().zip(self.outgoing.iter().take(claimed)) {
-            *slice = IoSlice::new(&outgoing.frame);
-        }
-        if claimed > 0 {
-            slices[0] = IoSlice::new(&self.outgoing[0].frame[self.front_written..]);
-        }
         claimed
+    }
+
+    /// The claimed frames, without what has been written of the first.
+    pub(crate) fn slices(&self, claimed: usize) -> [IoSlice<'_>; WRITE_FRAMES_MAX] {
+        let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+        let mut skip = self.front_written;
+        for (slice, outgoing) in slices.iter_mut().zip(self.outgoing.iter().take(claimed)) {
+            *slice = IoSlice::new(&outgoing.frame[std::mem::take(&mut skip)..]);
+        }
+        slices
     }
 
     /// Fills in what is only known when a frame is sent; false if its caller has given up.
     fn prepare(&mut self, index: usize) -> bool {
         let outgoing = &mut self.outgoing[index];
         outgoing.claimed = true;
+        let mut wire = None;
         let xid = match &mut outgoing.purpose {
             Purpose::Auth(_) => XID_AUTH,
             Purpose::SetWatches => XID_SET_WATCHES,
@@ -410,22 +322,26 @@ impl Session {
                 if waiting.request.reply.is_closed() || !waiting.request.ticket.send() {
                     return false;
                 }
-                if let Some(intent) = &waiting.request.intent {
-                    let wire = self.watches.begin(intent);
-                    patch_wire(&mut outgoing.frame, wire);
-                    waiting.wire = Some(wire);
-                }
+                wire = waiting
+                    .request
+                    .intent
+                    .as_ref()
+                    .map(|intent| self.watches.begin(intent));
+                waiting.wire = wire;
                 next_xid(&mut self.next_xid)
             }
         };
-        outgoing.frame[LENGTH_BYTES..LENGTH_BYTES + 4].copy_from_slice(&xid.to_be_bytes());
+        outgoing.set_xid(xid);
+        if let Some(wire) = wire {
+            outgoing.set_wire(wire);
+        }
         true
     }
 
     /// This many bytes of the claimed frames have been written.
     pub(crate) fn written(&mut self, mut bytes: usize, now: Instant) {
         if bytes > 0 {
-            self.sent = now;
+            self.keepalive.bytes_sent(now);
         }
         while bytes > 0
             && let Some(front) = self.outgoing.front()
@@ -438,45 +354,35 @@ impl Session {
             bytes -= left;
             self.front_written = 0;
             if let Some(front) = self.outgoing.pop_front() {
-                self.took_off(front);
+                self.took_off(front, now);
             }
         }
     }
 
-    fn took_off(&mut self, outgoing: Outgoing) {
-        let xid = frame_xid(&outgoing.frame);
-        match outgoing.purpose {
-            Purpose::Auth(number) => self.auths_in_flight.push_back(number),
-            Purpose::SetWatches => self.set_watches_in_flight += 1,
-            Purpose::Ping => {}
-            Purpose::RemoveWatches => {
-                self.in_flight.push_back(InFlight {
-                    xid,
-                    waiting: None,
-                    closes: false,
-                });
-            }
-            Purpose::CloseSession => {
-                self.in_flight.push_back(InFlight {
-                    xid,
-                    waiting: None,
-                    closes: true,
-                });
-            }
+    fn took_off(&mut self, outgoing: Outgoing, now: Instant) {
+        let xid = outgoing.xid();
+        let (waiting, closes) = match outgoing.purpose {
+            Purpose::Auth(number) => return self.auths_in_flight.push_back(number),
+            Purpose::SetWatches => return self.set_watches_in_flight += 1,
+            Purpose::Ping => return,
+            Purpose::RemoveWatches => (None, false),
+            Purpose::CloseSession => (None, true),
             Purpose::Caller(mut waiting) => {
                 waiting.request.permit = None;
-                self.in_flight.push_back(InFlight {
-                    xid,
-                    waiting: Some(waiting),
-                    closes: false,
-                });
+                (Some(waiting), false)
             }
-        }
+        };
+        self.in_flight.push_back(InFlight {
+            xid,
+            waiting,
+            closes,
+            written_at: now,
+        });
     }
 
     /// Bytes have arrived.
     pub(crate) fn bytes_arrived(&mut self, now: Instant) {
-        self.heard = now;
+        self.keepalive.bytes_arrived(now);
     }
 
     /// A frame has arrived.
@@ -486,7 +392,7 @@ impl Session {
         limit: usize,
         now: Instant,
     ) -> Result<Progress, DisconnectCause> {
-        self.framed = now;
+        self.keepalive.frame_arrived(now);
         let (bytes, cut) = match frame {
             Frame::Whole(bytes) => (bytes, None),
             Frame::Cut { head, length } => (head, Some(Error::ReplyTooLong { length, limit })),
@@ -528,29 +434,7 @@ impl Session {
             .auths_in_flight
             .pop_front()
             .ok_or_else(|| protocol_error("reply to an auth that was not sent"))?;
-        let position = self
-            .credentials
-            .iter()
-            .position(|held| held.number == number);
-        let Some(position) = position else {
-            return Ok(());
-        };
-        let held = &mut self.credentials[position];
-        let Some(code) = ErrorCode::from_code(header.error) else {
-            if let Some(waiter) = held.waiter.take() {
-                // A caller who has gone does not need the answer.
-                let _ = waiter.send(Ok(()));
-            }
-            return Ok(());
-        };
-        let scheme = held.credential.scheme.clone();
-        // Who has just added it is told, and it is not tried again. One that is configured, or was good
-        // before, stays: the server may be what is wrong.
-        if let Some(waiter) = held.waiter.take() {
-            let _ = waiter.send(Err(Error::Server(code)));
-            self.credentials.remove(position);
-        }
-        Err(DisconnectCause::AuthFailed(scheme))
+        self.credentials.answered(number, header.error)
     }
 
     fn set_watches_reply(&mut self, header: ReplyHeader) -> Result<(), DisconnectCause> {
@@ -623,33 +507,26 @@ impl Session {
         drop(request.reply.send(result));
     }
 
-    /// When [`timer`](Self::timer) is to be called next.
-    pub(crate) fn next_timer(&self) -> Instant {
-        let timeout = self.timeout();
-        (self.sent + timeout / 3)
-            .min(self.heard + timeout * 2 / 3)
-            .min(self.framed + timeout * 2)
+    fn oldest_request(&self) -> Option<Instant> {
+        self.in_flight.front().map(|in_flight| in_flight.written_at)
     }
 
-    /// Queues a ping after a third of the session timeout without sending; gives the connection up after
-    /// two thirds without hearing, so that there is a third left to find another server. A server that
-    /// sends bytes but never a whole frame gets twice the timeout.
+    /// When [`timer`](Self::timer) is to be called next.
+    pub(crate) fn next_timer(&self) -> Instant {
+        self.keepalive.next(self.oldest_request())
+    }
+
+    /// Queues a ping, or gives the connection up, when it is time.
     pub(crate) fn timer(&mut self, now: Instant) -> Result<(), DisconnectCause> {
-        let timeout = self.timeout();
-        if now >= self.heard + timeout * 2 / 3 || now >= self.framed + timeout * 2 {
-            return Err(DisconnectCause::Silent);
-        }
-        if now >= self.sent + timeout / 3 {
-            self.sent = now;
-            // What waits to be written is as good as a ping.
-            if self.outgoing.is_empty() {
-                let header = RequestHeader {
-                    xid: XID_PING,
-                    op_code: OpCode::Ping.code(),
-                };
-                let mut frame = Vec::new();
-                append_frame(&mut frame, &header, &());
-                self.queue(frame, Purpose::Ping);
+        match self.keepalive.due(self.oldest_request(), now) {
+            Due::Nothing => {}
+            Due::Silence => return Err(DisconnectCause::Silent),
+            Due::Ping => {
+                self.keepalive.bytes_sent(now);
+                // What waits to be written is as good as a ping.
+                if self.outgoing.is_empty() {
+                    self.queue(request_frame(0, OpCode::Ping, &()), Purpose::Ping);
+                }
             }
         }
         Ok(())
@@ -683,29 +560,6 @@ fn next_xid(next: &mut i32) -> i32 {
     // Negative numbers have meanings of their own.
     *next = if xid == i32::MAX { 1 } else { xid + 1 };
     xid
-}
-
-fn frame_xid(frame: &[u8]) -> i32 {
-    frame[LENGTH_BYTES..]
-        .first_chunk()
-        .copied()
-        .map_or(0, i32::from_be_bytes)
-}
-
-/// The watch flag and the mode are the last field of their records.
-fn patch_wire(frame: &mut [u8], wire: Wire) {
-    match wire {
-        Wire::Flag(flag) => {
-            if let Some(last) = frame.last_mut() {
-                *last = u8::from(flag);
-            }
-        }
-        Wire::Mode(mode) => {
-            if let Some(last) = frame.last_chunk_mut::<4>() {
-                *last = mode.code().to_be_bytes();
-            }
-        }
-    }
 }
 
 fn protocol_error(error: impl std::fmt::Display) -> DisconnectCause {

@@ -143,7 +143,10 @@ struct Stream {
 struct Armed {
     data: bool,
     child: bool,
+    /// The strongest persistent watch that was asked for.
     strong: Option<AddWatchMode>,
+    /// That is a recursive one, and it is set: changes of children show in events about them.
+    tells_children: bool,
 }
 
 impl Entry {
@@ -203,6 +206,7 @@ impl WatchTable {
             (Target::Stream(queue), Verdict::Stream) => {
                 if let Wire::Mode(mode) = wire {
                     entry.armed.strong = entry.armed.strong.max(Some(mode));
+                    entry.armed.tells_children |= mode == AddWatchMode::PersistentRecursive;
                 }
                 if !queue.is_ended() {
                     self.recursive += usize::from(queue.mode == AddWatchMode::PersistentRecursive);
@@ -262,7 +266,7 @@ impl WatchTable {
         }
         if let Some(parent) = path::parent(path)
             && let Some(entry) = self.entries.get(parent)
-            && entry.armed.strong == Some(AddWatchMode::PersistentRecursive)
+            && entry.armed.tells_children
         {
             let path = self.chroot.to_client(parent).to_owned();
             self.fire(
@@ -387,7 +391,10 @@ impl WatchTable {
             entry.armed.strong = entry.strongest_stream();
             match entry.armed.strong {
                 Some(AddWatchMode::Persistent) => restore.persistent.push(Arc::clone(path)),
-                Some(AddWatchMode::PersistentRecursive) => restore.recursive.push(Arc::clone(path)),
+                Some(AddWatchMode::PersistentRecursive) => {
+                    restore.recursive.push(Arc::clone(path));
+                    entry.armed.tells_children = true;
+                }
                 None => {}
             }
             for stream in &mut entry.streams {

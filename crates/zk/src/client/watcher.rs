@@ -163,7 +163,7 @@ impl Queue {
         clippy::option_option,
         reason = "nothing yet, nothing any more, and something differ"
     )]
-    fn pop(&self) -> Option<Option<Notification>> {
+    pub(crate) fn pop(&self) -> Option<Option<Notification>> {
         let mut state = self.state.lock();
         match state.items.pop_front() {
             Some(item) => Some(Some(item)),

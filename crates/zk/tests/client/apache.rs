@@ -13,12 +13,18 @@ use tokio::net::TcpStream;
 /// Where Debian's package `zookeeper` puts it.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
+/// What else it needs for TLS, which that package forgets to name.
+const NETTY: &str = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:\
+                     /usr/share/java/netty-transport-native-unix-common.jar";
+
 /// A server of its own, with a data directory of its own. Only one runs at a time on a machine: tests
 /// are run in parallel, and a JVM each would be too much.
 pub(crate) struct Apache {
     directory: tempfile::TempDir,
     address: SocketAddr,
     tick: Duration,
+    /// More lines of its configuration.
+    extra: String,
     process: Option<Child>,
     /// Released when the file is closed.
     _turn: File,
@@ -28,6 +34,14 @@ impl Apache {
     /// Starts a server with ticks of this length; sessions time out after 2 to 20 of them. `None`, with
     /// a line that says so, where there is no Java or no ZooKeeper.
     pub(crate) async fn start(tick: Duration) -> Option<Self> {
+        Self::start_with(tick, |_| String::new()).await
+    }
+
+    /// The same, with more lines in its configuration, which may name files in its directory.
+    pub(crate) async fn start_with(
+        tick: Duration,
+        extra: impl FnOnce(&Path) -> String,
+    ) -> Option<Self> {
         let java = Command::new("java")
             .arg("-version")
             .stderr(Stdio::null())
@@ -45,8 +59,10 @@ impl Apache {
             .unwrap()
             .local_addr()
             .unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut server = Self {
-            directory: tempfile::tempdir().unwrap(),
+            extra: extra(directory.path()),
+            directory,
             address: port,
             tick,
             process: None,
@@ -62,22 +78,18 @@ impl Apache {
         let directory = self.directory.path();
         let config = format!(
             "tickTime={}\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
+             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{}",
             self.tick.as_millis(),
             directory.join("data").display(),
             self.address.port(),
+            self.extra,
         );
         std::fs::write(directory.join("zoo.cfg"), config).unwrap();
         let log = File::create(directory.join("server.log")).unwrap();
         // A killed process loses nothing that the kernel has, so the disk need not be waited for.
         let process = Command::new("java")
-            .args([
-                "-Xmx256m",
-                "-XX:+UseSerialGC",
-                "-XX:TieredStopAtLevel=1",
-                "-cp",
-                JAR,
-            ])
+            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(["-cp", &format!("{JAR}:{NETTY}")])
             .args([
                 "-Dzookeeper.extendedTypesEnabled=true",
                 "-Dzookeeper.forceSync=no",

@@ -18,4 +18,7 @@ mod scale;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(test)]
 mod watches;

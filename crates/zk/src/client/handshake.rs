@@ -9,7 +9,7 @@ use crate::proto::session::{ConnectReply, ConnectRequest};
 
 /// What a server must know to attach a connection to the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct Claim {
     /// 0 for a new session.
     pub(crate) session_id: i64,
     pub(crate) password: Vec<u8>,
@@ -17,7 +17,7 @@ pub(crate) struct Identity {
     pub(crate) timeout: Duration,
 }
 
-impl Identity {
+impl Claim {
     /// The first frame of a connection.
     pub(crate) fn connect_frame(&self) -> Vec<u8> {
         let request = ConnectRequest {
