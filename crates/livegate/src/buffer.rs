@@ -20,7 +20,7 @@ pub const LARGE_BYTES: usize = 128 * 1024;
 /// Large buffers in use at one time in one worker: 2 MiB.
 const LARGE_LIVE_MAX: usize = 16;
 /// Bytes that a pool keeps of each class when its buffers are not in use.
-const POOLED_BYTES_MAX: usize = 1024 * 1024;
+const POOLED_BYTES_MAX: usize = 512 * 1024;
 
 const CLASSES: [usize; 3] = [HEAD_BYTES, BODY_BYTES, LARGE_BYTES];
 

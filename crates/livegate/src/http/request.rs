@@ -163,7 +163,7 @@ pub fn parse<'h, 'b>(
 /// What can already be said about a head that is not whole.
 fn partial(bytes: &[u8], limits: HeadLimits) -> Result<(), HeadError> {
     head::check_line_ends(bytes)?;
-    if bytes.len() <= limits.bytes_max {
+    if bytes.len() < limits.bytes_max {
         return Ok(());
     }
     let has_request_line = memchr::memchr(b'\n', bytes).is_some();

@@ -11,7 +11,7 @@ use livegate_discovery::Outcome;
 use tokio::net::TcpStream;
 
 use crate::access_log::Entry;
-use crate::buffer::{Buffer, HEAD_BYTES};
+use crate::buffer::Buffer;
 use crate::cluster::Cluster;
 use crate::control::Gateway;
 use crate::http::Framing;
@@ -152,7 +152,8 @@ async fn request(down: &mut Downstream, worker: &Rc<Worker>, gateway: Arc<Gatewa
         reason: None,
         route: None,
     };
-    let mut out = Buffer::new(HEAD_BYTES);
+    // Without memory until there is something to write.
+    let mut out = Buffer::none();
     let next = match read_head(down, worker, &gateway, &mut out, &mut record).await {
         Head::Prepared(prepared) => {
             record.route = prepared.route;
@@ -189,14 +190,16 @@ async fn read_head(
     out: &mut Buffer,
     record: &mut Record,
 ) -> Head {
-    let bytes_max = usize::try_from(gateway.http.header_bytes_max)
-        .unwrap_or(usize::MAX)
-        .saturating_add(64);
+    let bytes_max = usize::try_from(gateway.http.header_bytes_max).unwrap_or(usize::MAX);
     loop {
         match understand(down, worker, gateway, out, record) {
             Ok(Some(prepared)) => return Head::Prepared(prepared),
             Ok(None) => {}
             Err(error) => return Head::Refused(error),
+        }
+        if down.buffer.len() >= bytes_max {
+            // Only empty lines before the head can hide this from the parser.
+            return Head::Refused(ProxyError::HeadersTooLarge);
         }
         let deadline = record.began + gateway.http.header_timeout;
         let seen = down.buffer.len();
@@ -287,15 +290,7 @@ async fn act(
     {
         Ok(outgoing) => outgoing,
         Err(error) => {
-            return refuse(
-                down,
-                worker,
-                Some(&facts),
-                &error,
-                Buffer::new(HEAD_BYTES),
-                record,
-            )
-            .await;
+            return refuse(down, worker, Some(&facts), &error, Buffer::none(), record).await;
         }
     };
     if down.buffer.is_empty() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use crate::buffer::{BODY_BYTES, Buffer, HEAD_BYTES};
+use crate::buffer::{Buffer, HEAD_BYTES};
 use crate::proxy::io::{Timer, poll_fill, poll_write};
 use crate::worker::Worker;
 
@@ -132,8 +132,8 @@ impl Downstream {
     /// Bytes read are in the buffer.
     pub async fn read_more(&mut self, bytes_max: usize, deadline: Instant) -> Option<bool> {
         if self.buffer.is_full() {
-            // A large head grows slowly: many may be begun and never finished.
-            let room = self.buffer.capacity() + BODY_BYTES - self.buffer.capacity() % BODY_BYTES;
+            // In few steps: what each leaves behind is not given back at once.
+            let room = self.buffer.capacity() * 4;
             self.buffer.grow(room.min(bytes_max));
         }
         poll_fn(|cx| {

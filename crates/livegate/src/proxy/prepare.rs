@@ -217,6 +217,8 @@ struct Forwarded<'r, 'h, 'b> {
 
 impl Forwarded<'_, '_, '_> {
     fn write(&self, route: &Route, cluster: &Cluster, out: &mut Buffer) {
+        // What comes, and about what is added to it.
+        out.grow(self.head.length + 512);
         self.write_request_line(route, cluster, out);
         let head = self.head;
         match head.host {
