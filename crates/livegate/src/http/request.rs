@@ -374,3 +374,153 @@ pub fn is_idempotent(method: &str) -> bool {
         "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes_max: 1024,
+        fields_max: 8,
+    };
+
+    /// What is read of a head: method, framing and whether the connection is kept.
+    fn read(head: &str) -> Result<Option<(String, Framing, bool)>, HeadError> {
+        let mut slots = Slots::new();
+        let head = parse(head.as_bytes(), &mut slots, LIMITS)?;
+        Ok(head.map(|head| (head.method.to_owned(), head.framing, head.keep_alive)))
+    }
+
+    #[test]
+    fn framing_is_read_in_one_way_or_not_at_all() {
+        let framing = |fields: &str| {
+            read(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+                .map(|head| head.expect("whole").1)
+        };
+        assert_eq!(framing(""), Ok(Framing::None));
+        assert_eq!(framing("Content-Length: 0\r\n"), Ok(Framing::None));
+        assert_eq!(framing("content-length:\t5 \r\n"), Ok(Framing::Length(5)));
+        assert_eq!(
+            framing("TRANSFER-ENCODING: Chunked\r\n"),
+            Ok(Framing::Chunked)
+        );
+        assert_eq!(
+            framing("Transfer-Encoding: gzip\r\n"),
+            Err(HeadError::UnknownCoding)
+        );
+        for bad in [
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: \r\n",
+            "Transfer-Encoding: \"chunked\"\r\n",
+            "Transfer-Encoding : chunked\r\n",
+            "Transfer_Encoding: chunked\r\n",
+            "Content_Length: 5\r\n",
+            "X: y\nTransfer-Encoding: chunked\r\n",
+            "X: y\rTransfer-Encoding: chunked\r\n",
+            "X: y\r\n Transfer-Encoding: chunked\r\n",
+        ] {
+            assert!(
+                matches!(framing(bad), Err(HeadError::Malformed(_))),
+                "{bad:?}: {:?}",
+                framing(bad)
+            );
+        }
+    }
+
+    #[test]
+    fn heads_that_are_not_http_1() {
+        for bad in [
+            "GET /\r\n",
+            "GET / http/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX\u{1}: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \u{0}\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+            "GET a.b:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\n\n",
+        ] {
+            assert!(
+                matches!(read(bad), Err(HeadError::Malformed(_))),
+                "{bad:?}: {:?}",
+                read(bad)
+            );
+        }
+    }
+
+    #[test]
+    fn every_beginning_of_a_good_head_is_good() {
+        let head =
+            "POST /a?b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\n";
+        for end in 0..head.len() {
+            assert_eq!(read(&head[..end]), Ok(None), "{:?}", &head[..end]);
+        }
+        assert_eq!(
+            read(head),
+            Ok(Some(("POST".to_owned(), Framing::Length(3), false)))
+        );
+    }
+
+    #[test]
+    fn limits_hold_and_say_which() {
+        let long = "x".repeat(LIMITS.bytes_max);
+        assert_eq!(read(&format!("GET /{long}")), Err(HeadError::TargetTooLong));
+        assert_eq!(
+            read(&format!("GET / HTTP/1.1\r\nX: {long}")),
+            Err(HeadError::TooLarge)
+        );
+        let many = "X: y\r\n".repeat(LIMITS.fields_max);
+        assert_eq!(
+            read(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")),
+            Err(HeadError::TooLarge)
+        );
+        let rest = LIMITS.bytes_max - "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n".len();
+        let exact = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "x".repeat(rest)
+        );
+        assert!(matches!(read(&exact), Ok(Some(_))));
+    }
+
+    #[test]
+    fn connections_are_kept_as_their_version_says() {
+        let kept = |head: &str| read(head).expect("good").expect("whole").2;
+        assert!(kept("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(!kept(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"
+        ));
+        assert!(!kept("GET / HTTP/1.0\r\n\r\n"));
+        assert!(kept("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn absolute_targets_give_the_authority() {
+        let mut slots = Slots::new();
+        let bytes = b"GET HTTP://b:80?q HTTP/1.1\r\nHost: a\r\n\r\n";
+        let head = parse(bytes, &mut slots, LIMITS)
+            .expect("good")
+            .expect("whole");
+        assert_eq!(
+            (head.host, head.target),
+            (Some(&b"b:80"[..]), TargetForm::EmptyPath(b"?q"))
+        );
+    }
+}

@@ -183,3 +183,87 @@ fn interpret<'h, 'b>(
         length: 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, framing and whether the connection is kept.
+    fn read(head: &str, to_head: bool) -> Result<Option<(u16, Framing, bool)>, HeadError> {
+        let mut slots = Slots::new();
+        let head = parse(head.as_bytes(), &mut slots, to_head)?;
+        Ok(head.map(|head| (head.status, head.framing, head.keep_alive)))
+    }
+
+    #[test]
+    fn framing_depends_on_status_and_request() {
+        let cases = [
+            (
+                "200 OK\r\nContent-Length: 5\r\n",
+                false,
+                (200, Framing::Length(5), true),
+            ),
+            (
+                "200 OK\r\nContent-Length: 5\r\n",
+                true,
+                (200, Framing::None, true),
+            ),
+            (
+                "200\r\nTransfer-Encoding: chunked\r\n",
+                false,
+                (200, Framing::Chunked, true),
+            ),
+            ("200 OK\r\n", false, (200, Framing::Close, false)),
+            (
+                "304 Not Modified\r\nContent-Length: 5\r\n",
+                false,
+                (304, Framing::None, true),
+            ),
+            ("204 No Content\r\n", false, (204, Framing::None, true)),
+            (
+                "204 No Content\r\nContent-Length: 5\r\n",
+                false,
+                (204, Framing::None, false),
+            ),
+            (
+                "200 OK\r\nConnection: close\r\nContent-Length: 0\r\n",
+                false,
+                (200, Framing::None, false),
+            ),
+        ];
+        for (head, to_head, expected) in cases {
+            assert_eq!(
+                read(&format!("HTTP/1.1 {head}\r\n"), to_head),
+                Ok(Some(expected)),
+                "{head:?}"
+            );
+        }
+        assert_eq!(
+            read("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", false),
+            Ok(Some((200, Framing::Length(1), false)))
+        );
+    }
+
+    #[test]
+    fn doubtful_responses_are_refused() {
+        for bad in [
+            "HTTP/1.1 99 Low\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\rY: b\r\n\r\n",
+            "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        ] {
+            assert!(read(bad, false).is_err(), "{bad:?}: {:?}", read(bad, false));
+        }
+        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(read(&endless, false), Err(HeadError::TooLarge));
+    }
+}

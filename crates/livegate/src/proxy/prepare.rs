@@ -226,7 +226,7 @@ impl Forwarded<'_, '_, '_> {
             None => out.extend_field(b"Host", (self.origin.local_host)().as_bytes()),
         }
         for (header, meaning) in head.fields.iter().zip(head.meanings) {
-            if self.passes(header.name, *meaning) {
+            if self.passes(header, *meaning) {
                 out.extend_field(header.name.as_bytes(), header.value);
             }
         }
@@ -281,11 +281,14 @@ impl Forwarded<'_, '_, '_> {
         out.extend(b" HTTP/1.1\r\n");
     }
 
-    fn passes(&self, name: &str, meaning: Field) -> bool {
+    fn passes(&self, header: &httparse::Header<'_>, meaning: Field) -> bool {
         match meaning {
-            Field::Other | Field::Date => !self.head.is_named_by_connection(name),
+            Field::Other | Field::Date => !self.head.is_named_by_connection(header.name),
             Field::Via => true,
-            Field::Expect => self.head.expects_continue,
+            // What it expects may be unknown to the gateway; the service is the one to say.
+            Field::Expect => {
+                self.head.expects_continue || !header.value.eq_ignore_ascii_case(b"100-continue")
+            }
             Field::ForwardedOther => self.is_trusted,
             Field::Host
             | Field::Connection
