@@ -61,6 +61,10 @@ fuzz_target!(|bytes: &[u8]| {
         TargetForm::Origin(_) => {
             assert!(target.starts_with(b"/") || target[..7].eq_ignore_ascii_case(b"http://"))
         }
+        TargetForm::EmptyPath(query) => {
+            assert!(query.starts_with(b"?") && target.ends_with(query));
+            assert!(target[..7].eq_ignore_ascii_case(b"http://"));
+        }
         TargetForm::Asterisk => assert_eq!(head.method, "OPTIONS"),
     }
     let named = |name: &str| -> Vec<&[u8]> {
