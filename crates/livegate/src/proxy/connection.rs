@@ -364,7 +364,7 @@ async fn relay(
             return Next::Cut;
         };
         let reply = exchange.take_reply();
-        record.bytes = tunnel::run(down, exchange.into_tunnel(), reply, &pick).await;
+        record.bytes = Box::pin(tunnel::run(down, exchange.into_tunnel(), reply, &pick)).await;
         down.now = Instant::now();
         pick.finish(outcome, down.now);
         return Next::Close;

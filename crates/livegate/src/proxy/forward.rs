@@ -176,12 +176,12 @@ impl Forward<'_> {
             let is_again = tried.keys.contains(&key);
             tried.add(&pick);
             let connecting = upstream::connect(pick.endpoint().address(), self.worker);
-            let outcome = match tokio::time::timeout(
+            // Boxed: most requests find a connection in the pool.
+            let connecting = Box::pin(tokio::time::timeout(
                 self.cluster.config.timeouts.connect,
                 connecting,
-            )
-            .await
-            {
+            ));
+            let outcome = match connecting.await {
                 Ok(Ok(up)) => {
                     self.down.now = Instant::now();
                     pick.connected(self.down.now);
@@ -210,7 +210,7 @@ impl Forward<'_> {
                 if now + pause > *patience_ends.get_or_insert(now + CONNECT_PATIENCE) {
                     return Err(Unanswered::Error(ProxyError::ConnectFailed, Buffer::none()));
                 }
-                tokio::time::sleep(pause).await;
+                Box::pin(tokio::time::sleep(pause)).await;
                 self.down.now = Instant::now();
                 pause *= 2;
             }
