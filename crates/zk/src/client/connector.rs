@@ -245,7 +245,7 @@ impl Connector {
                     Attempt::Expired
                 }
             }
-            Answer::Refused => Attempt::Failed(DisconnectCause::Refused),
+            Answer::Refused => Attempt::Failed(DisconnectCause::Refused(address)),
             Answer::Failed(cause) => Attempt::Failed(cause),
         }
     }
@@ -282,8 +282,11 @@ impl Connector {
     async fn ask(&self, candidate: &Candidate, claim: &Claim) -> Answer {
         match timeout(self.connect_timeout, self.exchange(candidate, claim)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Failed(DisconnectCause::Io(error.to_string())),
-            Err(_) => Answer::Failed(DisconnectCause::ConnectTimeout),
+            Ok(Err(error)) => Answer::Failed(DisconnectCause::Io(format!(
+                "{}: {error}",
+                candidate.address
+            ))),
+            Err(_) => Answer::Failed(DisconnectCause::ConnectTimeout(candidate.address)),
         }
     }
 

@@ -54,15 +54,15 @@ pub enum DisconnectCause {
     #[error("{0}")]
     Io(String),
     /// Connecting took too long.
-    #[error("no answer in time while connecting")]
-    ConnectTimeout,
+    #[error("{0} does not answer in time")]
+    ConnectTimeout(SocketAddr),
     /// The server closed the connection.
     #[error("closed by the server")]
     Closed,
     /// The server closed the connection instead of answering the first request: it is not serving, or
     /// it does not know transactions that this client has seen.
-    #[error("the server closes without an answer: it is not serving, or is behind this client")]
-    Refused,
+    #[error("{0} closes without an answer: it is not serving, or is behind this client")]
+    Refused(SocketAddr),
     /// Nothing was heard from the server for two thirds of the session timeout.
     #[error("the server is silent")]
     Silent,

@@ -596,7 +596,7 @@ fn told(handle: &mut Handle) -> (Vec<(EventKind, String)>, bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
     fn on_one_connection_every_watch_sees_exactly_what_it_should(

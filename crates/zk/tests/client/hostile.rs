@@ -194,7 +194,7 @@ async fn random_bytes_are_survived_before_and_after_the_handshake() {
 async fn handshakes_of_all_sorts_are_survived() {
     let fake = Fake::start().await;
     let client = Client::start(ConnectOptions {
-        connect_timeout: Some(Duration::from_millis(300)),
+        connect_timeout: Some(Duration::from_millis(800)),
         ..fake.options()
     });
     let password = vec![1; 900];

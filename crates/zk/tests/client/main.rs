@@ -12,6 +12,8 @@ mod hostile;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod outcomes;
+#[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod scale;

@@ -96,7 +96,7 @@ async fn a_deadline_tells_whether_the_request_was_sent() {
     options.requests_max = 1;
     let (client, mut peer) = attached_with(&fake, options).await;
     let patient = client.clone();
-    let client = client.with_operation_timeout(Duration::from_millis(200));
+    let client = client.with_operation_timeout(Duration::from_secs(1));
     let (sent, waiting) = tokio::join!(client.get("/sent"), client.get("/waiting"));
     assert_eq!(sent, Err(Error::DeadlineExceeded));
     assert_eq!(waiting, Err(Error::NotSent(NotSent::Deadline)));
@@ -166,19 +166,19 @@ async fn connecting_gives_up_with_the_reason() {
 async fn pings_keep_a_quiet_connection_and_silence_ends_it() {
     let fake = Fake::start().await;
     let mut options = fake.options();
-    options.session_timeout = Duration::from_millis(600);
-    let timeout = Duration::from_millis(600);
+    options.session_timeout = Duration::from_millis(1500);
+    let timeout = Duration::from_millis(1500);
     let (client, (mut peer, _)) = tokio::join!(Client::connect(options), fake.attach(1, timeout));
     let client = client.unwrap();
     let start = Instant::now();
-    for _ in 0..5 {
+    for _ in 0..3 {
         let asked = peer.anything().await.unwrap();
         assert_eq!((asked.op_code, asked.xid), (OpCode::Ping, XID_PING));
         peer.reply(XID_PING, 1, 0, &()).await;
     }
     let elapsed = start.elapsed();
-    let range = Duration::from_millis(950)..Duration::from_millis(1500);
-    assert!(range.contains(&elapsed), "5 pings in {elapsed:?}");
+    let range = Duration::from_millis(1450)..Duration::from_secs(10);
+    assert!(range.contains(&elapsed), "3 pings in {elapsed:?}");
     // The next pings are not answered.
     let mut events = client.session_events();
     let silence = Instant::now();
@@ -187,10 +187,10 @@ async fn pings_keep_a_quiet_connection_and_silence_ends_it() {
     };
     assert_eq!(cause, Some(DisconnectCause::Silent));
     let elapsed = silence.elapsed();
-    let range = Duration::from_millis(350)..Duration::from_millis(700);
+    let range = Duration::from_millis(900)..Duration::from_secs(10);
     assert!(range.contains(&elapsed), "{elapsed:?}");
     assert!(
-        since.elapsed() >= Duration::from_millis(390),
+        since.elapsed() >= Duration::from_millis(990),
         "since it was last heard"
     );
     let (_, connect) = fake.attach(1, timeout).await;
@@ -202,8 +202,8 @@ async fn pings_keep_a_quiet_connection_and_silence_ends_it() {
 async fn bytes_that_never_become_a_frame_are_not_a_sign_of_life_for_ever() {
     let fake = Fake::start().await;
     let mut options = fake.options();
-    options.session_timeout = Duration::from_millis(300);
-    let timeout = Duration::from_millis(300);
+    options.session_timeout = Duration::from_secs(1);
+    let timeout = Duration::from_secs(1);
     let (client, (mut peer, _)) = tokio::join!(Client::connect(options), fake.attach(1, timeout));
     let client = client.unwrap();
     let mut events = client.session_events();
@@ -222,7 +222,7 @@ async fn bytes_that_never_become_a_frame_are_not_a_sign_of_life_for_ever() {
             assert_eq!(cause, Some(DisconnectCause::Silent));
         }
     }
-    assert!(start.elapsed() >= Duration::from_millis(550));
+    assert!(start.elapsed() >= Duration::from_millis(1900));
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn a_recursive_watch_is_not_weakened_by_a_persistent_one() {
 async fn a_read_that_nobody_waits_for_leaves_no_watch_behind() {
     let fake = Fake::start().await;
     let (client, mut peer) = attached(&fake).await;
-    let brief = client.with_operation_timeout(Duration::from_millis(100));
+    let brief = client.with_operation_timeout(Duration::from_millis(500));
     assert!(brief.get_and_watch("/n").await.is_err());
     let asked = peer.expect(OpCode::GetData).await;
     peer.reply(asked.xid, 1, 0, &data(b"")).await;

@@ -162,7 +162,7 @@ async fn sessions_live_over_tls_and_only_with_whom_is_trusted() {
     let mut plain = options(&address.to_string());
     plain.operation_timeout = Duration::from_secs(2);
     let error = Client::connect(plain).await.unwrap_err();
-    assert_eq!(error.cause, Some(DisconnectCause::Refused));
+    assert_eq!(error.cause, Some(DisconnectCause::Refused(address)));
     let cause = refused(apache.address(), tls).await;
     assert!(matches!(cause, DisconnectCause::Io(_)), "{cause}");
 }
