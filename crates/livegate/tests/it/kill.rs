@@ -100,6 +100,31 @@ fn a_killed_instance_costs_no_request() {
     assert!(retried > 0, "the kill hit no request: nothing was shown");
 }
 
+/// Two of four at the same moment: too few fit instances to be calm about, and still nobody notices.
+#[test]
+fn half_the_fleet_killed_at_once_costs_no_request() {
+    let _turn = turn::alone();
+    let mut fleet = fleet(4, OnTerm::Die, Duration::ZERO, "");
+    let load = Load::start(fleet.gateway.address(), 64, "get", Method::Get);
+    let since = Instant::now();
+    for _ in 0..3 {
+        load.run_for(3_000);
+        for instance in &fleet.instances[..2] {
+            instance.signal(Signal::KILL);
+        }
+        load.run_for(3_000);
+        for instance in &mut fleet.instances[..2] {
+            instance.terminate();
+            instance.launch();
+            instance.wait_until_listening();
+        }
+        for instance in &fleet.instances[..2] {
+            wait_until("both are used again", || served(instance) > 0);
+        }
+    }
+    assert_none(&load.finish().failures, since);
+}
+
 /// The same with the whole fleet, one after the other, each back before the next goes.
 fn rolling_restart(on_term: OnTerm) {
     let _turn = turn::alone();

@@ -112,7 +112,7 @@ impl Instance {
         (before, Instant::now())
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM (unless it is dead already), and waits for the end.
     pub(crate) fn terminate(&mut self) {
         self.signal(Signal::TERM);
         let mut process = self.process.take().expect("it runs");
