@@ -95,6 +95,84 @@ fn the_access_log_has_a_line_for_every_request() {
     );
 }
 
+/// Whatever a client sends, a line of the log is one line of valid JSON.
+#[test]
+fn the_access_log_cannot_be_written_into() {
+    let _turn = turn::shared();
+    let origin = Origin::start();
+    let gateway = Setup::to(&origin)
+        .http("access_log = \"access.log\"")
+        .start();
+    let requests: [&[u8]; 5] = [
+        b"GET /caf\xe9\xff?\xc3( HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a?\"},{\"status\":200 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: a\r\nX-Request-Id: a\"b\\\xe9\r\n\r\n",
+        b"GET /a\x1b[31m HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x00\x01\x02\"\\\r\n\r\n",
+    ];
+    for bytes in requests {
+        let mut client = gateway.connect();
+        client.send(bytes);
+        drop(client.read("GET"));
+    }
+    let mut text = String::new();
+    wait_until("a line for each request", || {
+        text = std::fs::read_to_string(gateway.file("access.log")).expect("UTF-8");
+        text.lines().count() >= 4
+    });
+    for line in text.lines() {
+        let entry: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(entry.is_object() && entry["status"].is_number(), "{line}");
+        assert!(!line.contains('\x1b'), "{line:?}");
+    }
+}
+
+/// What cannot be started says why, in one sentence, and exits with 1.
+#[test]
+fn a_start_that_fails_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    let taken = Port::claim();
+    let _holder = std::net::TcpListener::bind(taken.address()).unwrap();
+    let admin = Port::claim();
+    let run = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(binary())
+            .args(["run", "--config"])
+            .arg(&file)
+            .current_dir(directory.path())
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let rest = format!(
+        "[admin]\nlisten = \"{}\"\n[registry]\nmode = \"none\"\n",
+        admin.address()
+    );
+    let (code, text) = run(&format!(
+        "[http]\nlisten = [\"{}\"]\n{rest}",
+        taken.address()
+    ));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains(&taken.number().to_string()) && !text.contains("panicked"),
+        "{text}"
+    );
+    let (code, text) = run(&format!(
+        "[http]\nlisten = [\"nonsense\"]\nidle_timeout = 5\n{rest}"
+    ));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("listen") && text.contains("idle_timeout"),
+        "all errors at once:\n{text}"
+    );
+}
+
 #[test]
 fn metrics_count_what_happened() {
     let _turn = turn::shared();

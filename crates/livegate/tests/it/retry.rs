@@ -1,7 +1,9 @@
 //! What is tried again, what never is, and which upstream connections are used again.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::conformance::{check_own_answer, token};
 use crate::harness::client::HOST;
@@ -345,6 +347,72 @@ fn a_head_that_does_not_come_is_asked_for_elsewhere() {
         statuses.iter().all(|status| [200, 504].contains(status)),
         "{statuses:?}"
     );
+}
+
+/// An instance that neither accepts nor refuses: `connect` bounds the wait, and another instance answers.
+#[test]
+fn a_connect_that_hangs_is_given_up() {
+    let _turn = turn::shared();
+    let live = Origin::start();
+    // A listen queue that is full: further handshakes are not answered (Linux drops their SYN).
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
+        .unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))
+    {
+        waiting.push(stream);
+        assert!(waiting.len() < 64, "the queue never fills up");
+    }
+    let keys = format!("{BARE}[services.origin.timeouts]\nconnect = \"300ms\"\n");
+    let gateway = Setup::service_with(&[address, live.address()], &keys)
+        .http("workers = 1")
+        .start();
+    for number in 0..6 {
+        let since = Instant::now();
+        let mut client = gateway.connect();
+        client.send(post(&format!("/hangs/{number}")));
+        assert_eq!(
+            client.response("POST").status,
+            200,
+            "never sent: it may go elsewhere"
+        );
+        assert!(
+            since.elapsed() < Duration::from_secs(3),
+            "it took {:?}",
+            since.elapsed()
+        );
+    }
+    let alone = Setup::service_with(
+        &[address],
+        &format!("{keys}[services.origin.retry]\nattempts = 1\n"),
+    )
+    .start();
+    let response = alone.get("/hangs");
+    check_own_answer(&response);
+    let reason = response.get("x-livegate-reason").unwrap_or_default();
+    assert!([502, 504].contains(&response.status), "{}", response.status);
+    assert!(
+        ["connect_failed", "upstream_timeout"].contains(&reason),
+        "{reason}"
+    );
+}
+
+#[test]
+fn instances_may_have_names() {
+    let _turn = turn::shared();
+    let origin = Origin::start();
+    let service = format!(
+        "[services.named]\ninstances = [{{ address = \"localhost:{}\" }}]\n[[routes]]\npath = \"/\"\nservice = \"named\"\n",
+        origin.address().port()
+    );
+    let gateway = Setup::default().and(&service).start();
+    crate::harness::wait::wait_until("the name is resolved", || {
+        gateway.get("/named").status == 200
+    });
 }
 
 #[test]

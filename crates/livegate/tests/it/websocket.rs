@@ -315,6 +315,60 @@ fn early_data_waits_for_the_101() {
     assert_eq!(client.wire().take(frame.len()).unwrap(), frame);
 }
 
+/// More of it than any buffer holds: the client is held back, nothing is lost.
+#[test]
+fn much_early_data_waits_too() {
+    let _turn = turn::shared();
+    let (origin, gateway, token, handshake) = raw();
+    let gate = std::sync::Arc::new(crate::harness::wait::Gate::default());
+    let held = std::sync::Arc::clone(&gate);
+    let size = 8 * 1024 * 1024;
+    origin.script(token.clone(), move |exchange| {
+        if !held.pass() {
+            return Then::Close;
+        }
+        exchange.send(ACCEPT);
+        exchange.wire.patience(PATIENCE);
+        let Ok(bytes) = exchange.wire.take(size) else {
+            return Then::Close;
+        };
+        exchange.send(format!("{}", bytes.iter().filter(|byte| **byte == b'e').count()).as_bytes());
+        Then::Close
+    });
+    let mut client = gateway.connect();
+    client.send(&handshake);
+    let mut stream = client.wire().stream().try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        use std::io::Write;
+        stream.write_all(&vec![b'e'; size]).unwrap();
+    });
+    origin.wait_for_request(&token);
+    gate.open();
+    client.wire().patience(PATIENCE);
+    assert_eq!(client.status_and_head().unwrap().0, 101);
+    assert_eq!(client.wire().rest().unwrap().0, size.to_string().as_bytes());
+    sender.join().unwrap();
+}
+
+/// A server may speak first, in the same segment as its 101.
+#[test]
+fn bytes_that_come_with_the_101_are_delivered() {
+    let _turn = turn::shared();
+    let (origin, gateway, token, handshake) = raw();
+    let mut answer = ACCEPT.to_vec();
+    answer.extend_from_slice(b"\x81\x05hello");
+    origin.script(token.clone(), move |exchange| {
+        exchange.send(&answer);
+        exchange.gateway_leaves();
+        Then::Close
+    });
+    let mut client = gateway.connect();
+    client.send(&handshake);
+    client.wire().patience(PATIENCE);
+    assert_eq!(client.status_and_head().unwrap().0, 101);
+    assert_eq!(client.wire().take(7).unwrap(), b"\x81\x05hello");
+}
+
 /// CVE-2026-2833: without a 101 there is no tunnel, whatever was asked for.
 #[test]
 fn a_refused_upgrade_is_ordinary_http() {

@@ -101,6 +101,37 @@ fn expect_100_continue() {
         let response = case.send(bytes.as_bytes()).response("POST");
         assert_eq!((response.status, response.interim.len()), (200, 0));
     });
+    for framing in ["Content-Length: 50\r\n", "Transfer-Encoding: chunked\r\n"] {
+        table.case(
+            &format!("a body that ends too early is never whole ({framing:?})"),
+            |case| {
+                let body = if framing.starts_with('C') {
+                    "half"
+                } else {
+                    "4\r\nhalf\r\n"
+                };
+                for vanish in [false, true] {
+                    let mut client = case.send(request("POST", framing, body).as_bytes());
+                    case.origin.wait_for_request(&case.token);
+                    if vanish {
+                        client.reset();
+                    } else {
+                        client.wire().half_close();
+                        // 400, or just the end: there is nobody who must be told.
+                        if let Ok(response) = client.read("POST") {
+                            assert!([400, 408].contains(&response.status), "{}", response.status);
+                        }
+                    }
+                    case.origin.wait_for_end_of(&case.token);
+                    let seen = case.origin.requests(&case.token);
+                    assert!(
+                        seen.iter().all(|request| !request.complete()),
+                        "it was made whole: {seen:#?}"
+                    );
+                }
+            },
+        );
+    }
     table.case("another expectation: 417, or passed on", |case| {
         let response = case
             .send(request("GET", "Expect: magic\r\n", "").as_bytes())

@@ -95,6 +95,18 @@ fn sizes() {
             case.refused(&[413], request("POST", &lines, &body).as_bytes())
         });
     }
+    table.case(
+        "a length over the limit with an expectation: 413 and no 100",
+        |case| {
+            let bytes = request(
+                "POST",
+                "Expect: 100-continue\r\nContent-Length: 65537\r\n",
+                "",
+            );
+            let response = case.send(bytes.as_bytes()).read("POST").unwrap();
+            assert_eq!((response.status, response.interim.len()), (413, 0));
+        },
+    );
     table.case("a chunked body over the limit: 413", |case| {
         let body = format!(
             "{}0\r\n\r\n",

@@ -335,6 +335,44 @@ fn cut(case: &Case<'_>) {
     case.origin.wait_for_end_of(&case.token);
 }
 
+/// Which upstream connections may carry another exchange: RFC 9112 section 9.3.
+#[test]
+fn connections_that_must_not_be_used_again() {
+    let mut table = Table::new();
+    for (name, head, reused) in [
+        ("1.1", "HTTP/1.1 200 OK\r\n", true),
+        (
+            "1.1 with close",
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n",
+            false,
+        ),
+        (
+            "1.1 with a list that has close",
+            "HTTP/1.1 200 OK\r\nConnection: x, Close\r\n",
+            false,
+        ),
+        ("1.0", "HTTP/1.0 200 OK\r\n", false),
+    ] {
+        table.case(name, |case| {
+            // The origin leaves it open: using it again would work, and be wrong.
+            case.origin_sends(
+                format!("{head}Content-Length: 2\r\n\r\nok").as_bytes(),
+                Then::Keep,
+            );
+            let target = format!("/{}", case.token);
+            let mut client = case.gateway.connect();
+            assert_eq!(client.get(&target).text(), "ok");
+            assert_eq!(client.get(&target).text(), "ok");
+            let seen = case.origin.requests(&case.token);
+            assert_eq!(seen[0].connection == seen[1].connection, reused, "{head:?}");
+            if !reused {
+                case.origin.wait_for_end_of(&case.token);
+            }
+        });
+    }
+    table.finish();
+}
+
 #[test]
 fn bytes_that_belong_to_nothing() {
     let mut table = Table::new();

@@ -59,6 +59,12 @@ impl Setup {
         self
     }
 
+    /// More configuration as it stands.
+    pub(crate) fn and(mut self, toml: &str) -> Setup {
+        writeln!(self.rest, "{toml}").unwrap();
+        self
+    }
+
     /// A line for `[http]`.
     pub(crate) fn http(mut self, line: &str) -> Setup {
         writeln!(self.http, "{line}").unwrap();
