@@ -14,8 +14,8 @@ use std::cell::RefCell;
 pub const HEAD_BYTES: usize = 4 * 1024;
 /// Room for a body that trickles or for a head that outgrew [`HEAD_BYTES`] (bytes).
 pub const BODY_BYTES: usize = 16 * 1024;
-/// Room for a middling body in one read: 64 KiB replies cost 0.4 of what they cost
-/// with a 16 KiB buffer (measured with 64 connections on one core).
+/// Room for what cannot be spliced and comes fast: long chunked bodies, and plain ones when no
+/// pipe is to be had.
 pub const LARGE_BYTES: usize = 128 * 1024;
 /// Large buffers in use at one time in one worker: 2 MiB.
 const LARGE_LIVE_MAX: usize = 16;
