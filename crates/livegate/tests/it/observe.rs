@@ -296,3 +296,30 @@ fn check_tells_all_errors_at_once() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn the_examples_are_good() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let files: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .collect();
+    assert!(!files.is_empty(), "no examples in {directory}");
+    for file in files {
+        let output = Command::new(binary())
+            .arg("check")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}: {output:?}",
+            file.display()
+        );
+    }
+}
