@@ -3,10 +3,11 @@
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::command::Command;
 use super::connector::{Attempt, Connection, Connector};
@@ -14,6 +15,10 @@ use super::error::{Error, NotSent};
 use super::session::{Progress, Session};
 use super::state::{ConnectionState, DisconnectCause, ExpiryCause, SessionState};
 use super::watcher::{Gap, Released};
+
+/// How long a server that counts as silent may take to prove the contrary: as long as the runtime needs to
+/// see bytes that arrived while the process did not run.
+const SECOND_LOOK: Duration = Duration::from_millis(10);
 
 /// A request to close the client, answered when that is done.
 pub(crate) type CloseRequest = oneshot::Sender<()>;
@@ -28,7 +33,7 @@ pub(crate) struct Driver {
     pub(crate) released: Arc<Released>,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) reply_bytes_max: usize,
-    pub(crate) backoff_longest: std::time::Duration,
+    pub(crate) backoff_longest: Duration,
 }
 
 /// Why a connection is no longer served.
@@ -228,7 +233,12 @@ impl Driver {
                 Woken::Released => session.release(self.released.take()),
                 Woken::Timer => {
                     if let Err(cause) = session.timer(now) {
-                        return ended(close, cause);
+                        // Was the server silent, or this process stalled? Then there is something to read.
+                        let reading = read_some(&mut reader, &mut frames);
+                        match timeout(SECOND_LOOK, reading).await {
+                            Ok(Ok(1..)) => session.bytes_arrived(Instant::now()),
+                            Ok(_) | Err(_) => return ended(close, cause),
+                        }
                     }
                 }
             }

@@ -177,10 +177,12 @@ impl Drop for Apache {
     }
 }
 
-/// Options for a test: ten seconds for a session and, for slow machines, more for operations.
+/// Options for a test, with times that also do for a machine with too much to do.
 pub(crate) fn options(connect_string: &str) -> ConnectOptions {
     ConnectOptions {
-        operation_timeout: Duration::from_secs(30),
+        session_timeout: Duration::from_secs(30),
+        operation_timeout: Duration::from_secs(60),
+        connect_timeout: Some(Duration::from_secs(2)),
         backoff: (Duration::from_millis(10), Duration::from_millis(200)),
         ..ConnectOptions::new(connect_string).unwrap()
     }

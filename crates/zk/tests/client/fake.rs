@@ -197,7 +197,7 @@ impl Peer {
 
 /// Fails a test that waits for ever.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), future)
+    tokio::time::timeout(Duration::from_secs(90), future)
         .await
         .expect("nothing happens")
 }

@@ -13,7 +13,7 @@ use livegate_zk::proto::watch::{AddWatchMode, EventKind, WatcherEvent};
 
 use crate::fake::{Fake, Peer, within};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Resident memory of this process in bytes.
 fn resident() -> usize {

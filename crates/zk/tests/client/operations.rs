@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::apache::Apache;
 
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(1500);
 
 fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorCode {
     match result {

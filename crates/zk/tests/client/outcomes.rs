@@ -32,7 +32,7 @@ async fn create_many(
 
 #[tokio::test]
 async fn acknowledged_writes_are_there_and_writes_not_applied_are_not() {
-    let Some(mut server) = Apache::start(Duration::from_millis(500)).await else {
+    let Some(mut server) = Apache::start(Duration::from_millis(1500)).await else {
         return;
     };
     let direct = server.client().await;

@@ -23,7 +23,7 @@ use crate::apache::options;
 use crate::fake::{Asked, Fake, Peer, within};
 use crate::sessions::until;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn data(bytes: &[u8]) -> DataReply<'_> {
     DataReply {
@@ -134,7 +134,7 @@ async fn while_disconnected_requests_wait_until_their_deadline() {
         let (mut peer, connect) = fake.attach(1, TIMEOUT).await;
         assert_eq!(
             (connect.session_id, connect.last_zxid, connect.timeout_ms),
-            (0, 0, 10_000)
+            (0, 0, 30_000)
         );
         let asked = peer.expect(OpCode::GetData).await;
         assert_eq!(path_watch(&asked).path, "/b");
@@ -165,35 +165,42 @@ async fn connecting_gives_up_with_the_reason() {
 #[tokio::test]
 async fn pings_keep_a_quiet_connection_and_silence_ends_it() {
     let fake = Fake::start().await;
+    let timeout = Duration::from_secs(3);
     let mut options = fake.options();
-    options.session_timeout = Duration::from_millis(1500);
-    let timeout = Duration::from_millis(1500);
+    options.session_timeout = timeout;
     let (client, (mut peer, _)) = tokio::join!(Client::connect(options), fake.attach(1, timeout));
     let client = client.unwrap();
+    let mut events = client.session_events();
     let start = Instant::now();
-    for _ in 0..3 {
-        let asked = peer.anything().await.unwrap();
+    let mut pings = 0;
+    while pings < 3 {
+        // On a machine that stalls, the answer may come too late.
+        let Some(asked) = peer.anything().await else {
+            peer = fake.attach(1, timeout).await.0;
+            continue;
+        };
         assert_eq!((asked.op_code, asked.xid), (OpCode::Ping, XID_PING));
         peer.reply(XID_PING, 1, 0, &()).await;
+        pings += 1;
     }
-    let elapsed = start.elapsed();
-    let range = Duration::from_millis(1450)..Duration::from_secs(10);
-    assert!(range.contains(&elapsed), "3 pings in {elapsed:?}");
-    // The next pings are not answered.
-    let mut events = client.session_events();
-    let silence = Instant::now();
-    let Some(SessionEvent::Disconnected { since, cause }) = within(events.next()).await else {
-        panic!()
-    };
-    assert_eq!(cause, Some(DisconnectCause::Silent));
-    let elapsed = silence.elapsed();
-    let range = Duration::from_millis(900)..Duration::from_secs(10);
-    assert!(range.contains(&elapsed), "{elapsed:?}");
     assert!(
-        since.elapsed() >= Duration::from_millis(990),
-        "since it was last heard"
+        start.elapsed() > timeout * 2 / 3,
+        "3 pings in {:?}",
+        start.elapsed()
     );
-    let (_, connect) = fake.attach(1, timeout).await;
+    // The next pings are not answered.
+    loop {
+        let event = within(events.next()).await;
+        if let Some(SessionEvent::Disconnected { since, cause }) = event {
+            assert_eq!(cause, Some(DisconnectCause::Silent));
+            assert!(
+                since.elapsed() >= timeout * 2 / 3,
+                "since it was last heard"
+            );
+            break;
+        }
+    }
+    let (_peer, connect) = fake.attach(1, timeout).await;
     assert_eq!(connect.session_id, 1);
     until(&mut events, &SessionEvent::Reattached).await;
 }
@@ -214,7 +221,6 @@ async fn bytes_that_never_become_a_frame_are_not_a_sign_of_life_for_ever() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let start = Instant::now();
     tokio::select! {
         () = dripping => {}
         event = within(events.next()) => {
@@ -222,7 +228,31 @@ async fn bytes_that_never_become_a_frame_are_not_a_sign_of_life_for_ever() {
             assert_eq!(cause, Some(DisconnectCause::Silent));
         }
     }
-    assert!(start.elapsed() >= Duration::from_millis(1900));
+}
+
+/// A process that did not run for a while finds the timers late, but also the bytes that arrived.
+#[tokio::test]
+async fn a_stall_of_the_client_is_not_taken_for_silence_of_the_server() {
+    let fake = Fake::start().await;
+    let mut options = fake.options();
+    options.session_timeout = Duration::from_secs(3);
+    let timeout = Duration::from_secs(3);
+    let (client, (mut peer, _)) = tokio::join!(Client::connect(options), fake.attach(1, timeout));
+    let client = client.unwrap();
+    for _ in 0..3 {
+        // The server pings back in time, and this thread, which the client runs on, does nothing.
+        peer.reply(XID_PING, 1, 0, &()).await;
+        let stalled = std::time::Instant::now();
+        while stalled.elapsed() < Duration::from_millis(2200) {
+            std::hint::spin_loop();
+        }
+        let (read, ()) = tokio::join!(client.get("/n"), async {
+            let asked = peer.expect(OpCode::GetData).await;
+            peer.reply(asked.xid, 1, 0, &data(b"")).await;
+        });
+        read.unwrap();
+    }
+    assert_eq!(client.state().attachments, 1);
 }
 
 #[tokio::test]

@@ -22,8 +22,8 @@ use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::watches::{create, event, fired};
 
-/// Sessions of up to 10 s.
-const TICK: Duration = Duration::from_millis(500);
+/// Sessions of up to 30 s.
+const TICK: Duration = Duration::from_millis(1500);
 
 /// Waits for an event, whatever comes before it.
 pub(crate) async fn until(events: &mut SessionEvents, wanted: &SessionEvent) {
@@ -214,15 +214,15 @@ async fn another_server_takes_the_session_over() {
 
 #[tokio::test]
 async fn a_session_that_is_away_too_long_is_replaced() {
-    let tick = Duration::from_millis(200);
+    let tick = Duration::from_millis(500);
     let Some(server) = Apache::start(tick).await else {
         return;
     };
     let forwarder = Forwarder::start(server.address()).await;
     let mut options = options(&forwarder.address.to_string());
-    options.session_timeout = Duration::from_secs(2);
+    options.session_timeout = Duration::from_secs(6);
     let client = Client::connect(options).await.unwrap();
-    assert_eq!(client.state().session_timeout, Duration::from_secs(2));
+    assert_eq!(client.state().session_timeout, Duration::from_secs(6));
     let mut events = client.session_events();
     let first = client.state().session_id;
     let other = server.client().await;
@@ -241,13 +241,13 @@ async fn a_session_that_is_away_too_long_is_replaced() {
     // Nothing comes through any more. A pending request has an unknown outcome, a later one is not sent.
     forwarder.set(Mode::Freeze);
     let frozen = tokio::time::Instant::now();
-    let impatient = client.with_operation_timeout(Duration::from_secs(10));
+    let impatient = client.with_operation_timeout(Duration::from_secs(60));
     let asked = impatient.set("/n", b"x", None);
     let (asked, cause) = tokio::join!(asked, until_disconnected(&mut events));
     assert_eq!(asked, Err(Error::ConnectionLoss));
     assert_eq!(cause, Some(DisconnectCause::Silent));
     let silent = frozen.elapsed();
-    let third = Duration::from_millis(667);
+    let third = Duration::from_secs(2);
     // How late is up to the machine; the exact times are tested where they are computed.
     assert!(silent > 2 * third - third / 2, "{silent:?}");
     let brief = client.with_operation_timeout(Duration::from_millis(50));
@@ -295,7 +295,7 @@ async fn a_session_that_is_away_too_long_is_replaced() {
 }
 
 /// Ends a session as its owner could, over a connection of its own.
-async fn end_session(server: &Apache, connect_reply: &[u8]) {
+pub(crate) async fn end_session(server: &Apache, connect_reply: &[u8]) {
     let reply: ConnectReply<'_> = Decoder::new(&connect_reply[LENGTH_BYTES..]).read().unwrap();
     let mut frames = Vec::new();
     let request = ConnectRequest {

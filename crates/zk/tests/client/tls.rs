@@ -92,7 +92,7 @@ async fn sessions_live_over_tls_and_only_with_whom_is_trusted() {
         .port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let server = authority.issue("127.0.0.1");
-    let Some(apache) = Apache::start_with(Duration::from_millis(500), |directory| {
+    let Some(apache) = Apache::start_with(Duration::from_millis(1500), |directory| {
         configuration(directory, port, &authority, &server)
     })
     .await

@@ -11,7 +11,7 @@ use livegate_zk::proto::watch::{AddWatchMode, EventKind, WatchKind};
 use crate::apache::Apache;
 use crate::fake::within;
 
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(1500);
 
 /// The next event of a watcher.
 pub(crate) async fn event(watcher: &mut Watcher) -> (EventKind, String) {
