@@ -135,8 +135,15 @@ pub struct Snapshot {
     pub revision: u64,
     /// How far to trust it.
     pub status: Status,
+    /// Grows whenever contact with the registry was lost and is there again, with the same session
+    /// or a new one. What is missing for the first time in a snapshot with another number than the
+    /// one before may not have come back yet, rather than be gone. 0 for instances listed in a file.
+    pub attachment: u64,
     /// All instances by id.
     pub instances: Arc<BTreeMap<InstanceId, Instance>>,
+    /// Registered nodes that could not be read as instances, by node name, and why. They never
+    /// hide the others.
+    pub skipped: Arc<BTreeMap<String, String>>,
 }
 
 impl Snapshot {
@@ -145,7 +152,9 @@ impl Snapshot {
         Self {
             revision: 0,
             status: Status::Pending,
+            attachment: 0,
             instances: Arc::default(),
+            skipped: Arc::default(),
         }
     }
 
@@ -158,7 +167,9 @@ impl Snapshot {
         Self {
             revision,
             status: Status::Live,
+            attachment: 0,
             instances: Arc::new(instances),
+            skipped: Arc::default(),
         }
     }
 }
