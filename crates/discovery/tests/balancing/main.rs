@@ -6,6 +6,7 @@ mod distribution;
 mod ejection;
 mod fixture;
 mod hashing;
+mod holding;
 mod membership;
 mod panic;
 mod quarantine;
