@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Grade};
 use crate::snapshot::{Instance, InstanceId, Snapshot};
 use crate::updater::entry::Entry;
 use crate::updater::hold::{Hold, WINDOW};
@@ -220,7 +220,8 @@ impl Updater {
         self.take_back(&cause, snapshot, transitions, now);
     }
 
-    /// Why the registry is not believed when it no longer names these; `None` if it is.
+    /// Why the registry is not believed when it no longer names these (in the order of their ids);
+    /// `None` if it is.
     fn doubt(&self, missing: &[InstanceId], now: Instant) -> Option<Arc<str>> {
         let grace = self.policy.hold.grace;
         if grace.is_zero() {
@@ -247,12 +248,13 @@ impl Updater {
             .filter_map(|entry| entry.hold.as_ref());
         let removed =
             missing.len() + left.count() + held.filter(|hold| is_recent(hold.since)).count();
-        let remaining = self
-            .entries
-            .values()
-            .filter(|entry| entry.hold.is_none() && !entry.endpoint.is_closed());
-        // The missing are among them still.
-        let all = remaining.count() + removed - missing.len();
+        // Those that can take the traffic, for the last of them must not go on the registry's word.
+        let remaining = self.entries.iter().filter(|(id, entry)| {
+            entry.hold.is_none()
+                && entry.endpoint.grade() == Grade::Fit
+                && missing.binary_search(id).is_err()
+        });
+        let all = remaining.count() + removed;
         (removed * 2 > all).then(|| format!("{removed} of {all} left within a second").into())
     }
 

@@ -374,6 +374,21 @@ fn those_known_to_be_gone_are_not_held_in_the_first_place() {
 }
 
 #[test]
+fn the_last_fit_one_is_not_let_go_on_the_registrys_word() {
+    let mut service = service(&["a", "b"]);
+    let endpoint = service.endpoint("a");
+    service
+        .updater
+        .refused(&endpoint, "connection refused", service.now);
+    let transitions = service.publish_from(Status::Live, 1, list(&["a"]));
+    assert_eq!(kinds(&transitions), [("b", "held")]);
+    assert_eq!(
+        transitions[0].cause,
+        "1 of 1 left within a second; kept while it accepts connections"
+    );
+}
+
+#[test]
 fn timeouts_end_it_after_fall() {
     let hold = HoldPolicy {
         fall: 3,

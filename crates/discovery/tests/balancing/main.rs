@@ -8,6 +8,7 @@ mod fixture;
 mod hashing;
 mod holding;
 mod membership;
+mod model;
 mod panic;
 mod quarantine;
 mod stall;
