@@ -259,6 +259,8 @@ pub struct ServiceConfig {
     pub weights: BTreeMap<String, u32>,
     /// How long a new endpoint's share grows to its full weight; zero is off.
     pub warm_up: Duration,
+    /// `discovery.hold_grace`.
+    pub hold_grace: Duration,
     /// Active health checks.
     pub health_check: HealthCheckConfig,
     /// Outlier detection (passive).
@@ -289,6 +291,7 @@ impl ServiceConfig {
             default_weight: 50,
             weights: BTreeMap::new(),
             warm_up: Duration::ZERO,
+            hold_grace: DiscoveryConfig::default().hold_grace,
             health_check: HealthCheckConfig {
                 kind,
                 ..HealthCheckConfig::default()
