@@ -14,7 +14,7 @@ from statistics import median
 from . import install, registry_report, registry_servers
 from .arguments import cpus, names, positive
 from .machine import describe, take_turn
-from .process import Child, cpu_between, raise_descriptor_limit, read_on_time
+from .process import Child, cpu_between, raise_descriptor_limit, read_host, read_on_time
 from .registry_report import LOADS
 from .registry_servers import LIVEGATE, APACHE, APACHE_SMALL, Registry
 
@@ -112,20 +112,23 @@ def _measure_load(bench, registry, load, seconds):
     readings = []
 
     def read(generator):
-        readings.append((time.monotonic(), registry.child.read_cpu(), generator.read_cpu()))
+        host = read_host(bench.options.server_cpus)
+        readings.append((time.monotonic(), host, registry.child.read_cpu(), generator.read_cpu()))
 
     words = [load.operation, load.clients, load.depth, _LEAD_IN_SECONDS, seconds]
     found = bench.run(registry, *map(str, words), between=read)
     if load.operation == "create":
         bench.run(registry, "clear")
-    (began, *before), (ended, *after) = readings
+    (began, host_before, *before), (ended, host_after, *after) = readings
     used, load_used = (cpu_between(*pair).total for pair in zip(before, after))
     one_percent = (ended - began) * 1e4
+    others = host_after.busy_us + host_after.steal_us - host_before.busy_us - host_before.steal_us - used
     return {
         "per_second": found["operations"] / found["seconds"],
         "p50_us": found["p50_us"], "p99_us": found["p99_us"], "max_us": found["max_us"],
         "cpu_us": used / max(found["operations"], 1),
         "core_percent": used / one_percent, "load_percent": load_used / one_percent,
+        "others_percent": max(others, 0) / one_percent,
     }
 
 

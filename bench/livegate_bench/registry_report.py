@@ -32,6 +32,7 @@ _COLUMNS = [  # heading, figure, decimals
     ("max us", "max_us", 0),
     ("CPU us/op", "cpu_us", 2),
     ("core %", "core_percent", 0),
+    ("others %", "others_percent", 0),
     ("load's core %", "load_percent", 0),
 ]
 
