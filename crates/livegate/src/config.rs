@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use livegate_discovery::Balance;
+use livegate_discovery::layout::Layout;
 use thiserror::Error;
 use toml::de::DeTable;
 
 use crate::config::errors::Errors;
 use crate::config::section::{Section, Value};
+pub(crate) use crate::config::service::is_service_name;
 
 mod document;
 mod errors;
@@ -233,13 +235,6 @@ impl Default for DiscoveryConfig {
             snapshot_dir: PathBuf::from("livegate-data/snapshots"),
         }
     }
-}
-
-/// `discovery.layout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `"auto"`: each instance znode is recognised by its name and content.
-    Auto,
 }
 
 /// `[services.NAME]`: one service and the policy for it.
