@@ -8,11 +8,13 @@ mod balance;
 mod balancer;
 mod dice;
 mod endpoint;
+pub mod layout;
 mod pick;
 mod policy;
 mod snapshot;
 mod updater;
 mod view;
+mod watch;
 
 pub use balancer::{Balancer, channel};
 pub use endpoint::{Endpoint, EndpointKey};
@@ -21,3 +23,7 @@ pub use policy::{Balance, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
 pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
 pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
 pub use view::{EndpointState, Member, Reason, View};
+pub use watch::{
+    Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, WatchStats,
+    Weights, watch,
+};
