@@ -66,6 +66,9 @@ pub struct Control {
 /// 503; a registry that is away does not hold up services whose instances are known otherwise.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(3);
 
+/// The same, when lists from before are at hand.
+const SAVED_PATIENCE: Duration = Duration::from_millis(300);
+
 /// How long a change waits for the instances of services that it adds.
 const FIRST_LIST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -79,17 +82,19 @@ impl Control {
     ) -> Result<Self, Vec<ResolveError>> {
         let instances = resolve::instances(&config).await?;
         let mut services = Services::new(events.clone(), workers);
-        let settled = async {
-            if let Some(registry) = &mut registry {
-                registry.settled().await;
-            }
+        let patience = match &registry {
+            Some(registry) if registry.has_saved() => SAVED_PATIENCE,
+            _ => REGISTRY_PATIENCE,
         };
-        let is_settled = timeout(REGISTRY_PATIENCE, settled).await.is_ok();
+        let root_is_known = match &mut registry {
+            Some(registry) => timeout(patience, registry.settled()).await.is_ok(),
+            None => true,
+        };
         let effective = effective(&config, registry.as_ref());
         services.apply(&effective, instances, registry.as_ref());
-        if is_settled && timeout(REGISTRY_PATIENCE, services.settled()).await.is_ok() {
-            services.settle().await;
-        } else {
+        let instances_are_known = timeout(patience, services.settled()).await.is_ok();
+        services.settle().await;
+        if !(root_is_known && instances_are_known) {
             tracing::warn!("the registry does not answer: serving what is known without it");
         }
         let mut counters = RouteCounters::new();

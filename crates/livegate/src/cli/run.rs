@@ -69,7 +69,7 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let embedded = start_embedded_registry(&config)?;
     let control = runtime.block_on(async {
         let registry = match registry_address(&config, embedded.as_ref()) {
-            Some(address) => Some(Registry::start(&address, &config, &events)?),
+            Some(address) => Some(Registry::start(&address, &config, &events).await?),
             None => None,
         };
         let control = Control::start(config, workers, events.clone(), registry).await;

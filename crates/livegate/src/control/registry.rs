@@ -2,15 +2,16 @@
 //!
 //! The embedded registry is reached over TCP like any ZooKeeper, so that both are the same here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use livegate_discovery::{
-    Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, Snapshot,
-    Status, WatchStats, Weights,
+    Discovery, DiscoveryOptions, Keeper, RootWatch, SavedSnapshots, ServiceOptions, ServiceWatch,
+    Services, Snapshot, Status, WatchStats, Weights,
 };
 use livegate_zk::client::{Client, ConnectOptions, ConnectStringError, SessionEvent};
+use livegate_zk::path;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -33,6 +34,9 @@ pub struct Registry {
     discovery: Discovery,
     /// `None` without `discovery.auto_routes`.
     root: Option<Root>,
+    saved: SavedSnapshots,
+    /// What was on disk at the start, by the path of the service.
+    known: BTreeMap<String, Arc<Snapshot>>,
     _tasks: JoinSet<()>,
 }
 
@@ -53,6 +57,7 @@ struct Root {
 pub(super) struct Feed {
     /// Shared with the task, which waits for its snapshots.
     watch: Arc<ServiceWatch>,
+    _keeper: Keeper,
     _task: JoinSet<()>,
 }
 
@@ -60,8 +65,9 @@ pub(super) struct Feed {
 pub(super) type SnapshotSender = Arc<watch::Sender<Arc<Snapshot>>>;
 
 impl Registry {
-    /// Connects in the background; nothing here waits for the registry.
-    pub fn start(
+    /// Connects in the background; nothing here waits for the registry. What is known from the disk is
+    /// read first.
+    pub async fn start(
         address: &RegistryAddress,
         config: &Config,
         events: &Events,
@@ -71,13 +77,20 @@ impl Registry {
             ..ConnectOptions::new(&address.hosts)?
         });
         let discovery = Discovery::new(client.clone(), DiscoveryOptions::default());
+        let saved = SavedSnapshots::new(&config.discovery.snapshot_dir);
+        let known = load(&saved).await;
+        for (path, snapshot) in &known {
+            let (count, age) = (snapshot.instances.len(), age(snapshot));
+            let cause = format!("{count} instances of {path}, as of {} s ago", age.as_secs());
+            events.push(None, None, "snapshot_loaded", cause);
+        }
         let root = config.discovery.auto_routes.then(|| {
             let watch = discovery
                 .root(&config.discovery.root)
                 .expect("the path was checked when the file was read");
             Root {
                 services: watch.services(),
-                names: BTreeSet::new(),
+                names: names_below(&config.discovery.root, known.keys()),
                 refused: BTreeSet::new(),
                 events: events.clone(),
                 _watch: watch,
@@ -89,6 +102,8 @@ impl Registry {
             client,
             discovery,
             root,
+            saved,
+            known,
             _tasks: tasks,
         })
     }
@@ -120,6 +135,11 @@ impl Registry {
         }
     }
 
+    /// Whether something is known without the registry.
+    pub(super) fn has_saved(&self) -> bool {
+        !self.known.is_empty()
+    }
+
     /// The services that were found below the root.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let root = self.root.iter();
@@ -146,12 +166,17 @@ impl Registry {
         service: &ServiceConfig,
         snapshots: SnapshotSender,
     ) -> Feed {
+        // What is known stays until the registry has been read.
         let latest = Arc::clone(&snapshots.borrow());
+        let saved = match latest.status {
+            Status::Pending => self.known.get(&service.path).cloned(),
+            Status::Live | Status::Stale { .. } | Status::Absent => Some(latest),
+        };
+        let keeper = self.saved.keep(&service.path, snapshots.subscribe());
         let options = ServiceOptions {
             layout: config.discovery.layout,
             weights: weights(service),
-            // What is known stays until the registry has been read.
-            saved: (latest.status != Status::Pending).then_some(latest),
+            saved,
         };
         let watch = self
             .discovery
@@ -160,7 +185,11 @@ impl Registry {
         let watch = Arc::new(watch);
         let mut task = JoinSet::new();
         task.spawn(pass_on(Arc::clone(&watch), snapshots));
-        Feed { watch, _task: task }
+        Feed {
+            watch,
+            _keeper: keeper,
+            _task: task,
+        }
     }
 }
 
@@ -195,6 +224,45 @@ impl Root {
         }
         is_news
     }
+}
+
+/// Lists older than this are of another time: whoever was there then is not expected any more.
+const SAVED_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+async fn load(saved: &SavedSnapshots) -> BTreeMap<String, Arc<Snapshot>> {
+    let saved = saved.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        let mut loaded = saved.load_all();
+        loaded.retain(|path, snapshot| {
+            let is_recent = age(snapshot) <= SAVED_AGE_MAX;
+            if !is_recent && let Err(error) = saved.remove(path) {
+                tracing::warn!("cannot remove the old list of {path}: {error}");
+            }
+            is_recent
+        });
+        loaded
+    });
+    let loaded = loaded.await.unwrap_or_default();
+    loaded
+        .into_iter()
+        .map(|(path, snapshot)| (path, Arc::new(snapshot)))
+        .collect()
+}
+
+fn age(snapshot: &Snapshot) -> Duration {
+    match snapshot.status {
+        Status::Stale { since } => SystemTime::now().duration_since(since).unwrap_or_default(),
+        Status::Pending | Status::Live | Status::Absent => Duration::ZERO,
+    }
+}
+
+/// The names of services that are children of the root.
+fn names_below<'a>(root: &str, paths: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    paths
+        .filter(|path| path::parent(path) == Some(root))
+        .map(|path| path::name(path).to_owned())
+        .filter(|name| is_service_name(name))
+        .collect()
 }
 
 fn weights(service: &ServiceConfig) -> Weights {
