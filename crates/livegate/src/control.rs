@@ -12,7 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, HttpConfig, ServiceConfig};
+use crate::config::{self, Config, HttpConfig, ServiceConfig};
+use crate::control::overlay::{Overlay, Text};
 use crate::control::registry::Registry;
 use crate::control::resolve::ResolveError;
 use crate::control::services::{Changes, Services};
@@ -21,6 +22,7 @@ use crate::events::Events;
 use crate::route::RouteTable;
 
 pub mod file;
+mod overlay;
 pub mod registry;
 pub mod resolve;
 mod services;
@@ -56,10 +58,25 @@ pub struct Control {
     services: Services,
     /// `None` when every service lists its instances.
     registry: Option<Registry>,
+    /// The part of the configuration that is in the registry.
+    overlay: Option<Overlay>,
+    /// The text of that part that is in effect.
+    overlay_text: Text,
+    /// The part of the configuration that is in the file.
+    base: Config,
     counters: RouteCounters,
     workers: usize,
     events: Events,
     published: Published,
+}
+
+/// What has changed in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// There are services that were not there before.
+    Services,
+    /// The part of the configuration that is there is another.
+    Configuration,
 }
 
 /// How long a start waits for what the registry says. Serving a little later is better than answering
@@ -80,6 +97,21 @@ impl Control {
         events: Events,
         mut registry: Option<Registry>,
     ) -> Result<Self, Vec<ResolveError>> {
+        let base = config;
+        let mut overlay = None;
+        if let (Some(registry), Some(node)) = (&registry, &base.registry.config_path) {
+            let client = registry.client().clone();
+            overlay = Some(Overlay::start(client, node, &base.discovery.snapshot_dir).await);
+        }
+        // What was kept on disk was good when it was kept; what is wrong now is told of by the first change.
+        let overlay_text = overlay.as_mut().and_then(Overlay::text);
+        let extended = overlay_text
+            .as_deref()
+            .map(|text| config::extend(&base, text));
+        let (config, overlay_text) = match extended {
+            Some(Ok(config)) => (config, overlay_text),
+            Some(Err(_)) | None => (base.clone(), None),
+        };
         let instances = resolve::instances(&config).await?;
         let mut services = Services::new(events.clone(), workers);
         let patience = match &registry {
@@ -106,6 +138,9 @@ impl Control {
         Ok(Self {
             services,
             registry,
+            overlay,
+            overlay_text,
+            base,
             counters,
             workers,
             events,
@@ -123,37 +158,70 @@ impl Control {
         self.registry.as_ref()
     }
 
-    /// Resolves when services are found in the registry that were not there before:
-    /// [`take_in_services`](Self::take_in_services) then. Cancel-safe.
-    pub async fn services_found(&mut self) {
-        match &mut self.registry {
-            Some(registry) => registry.changed().await,
-            None => std::future::pending().await,
+    /// Resolves when something has changed in the registry: [`take_in`](Self::take_in) then. Cancel-safe.
+    pub async fn found(&mut self) -> Found {
+        let services = async {
+            match &mut self.registry {
+                Some(registry) => registry.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let configuration = async {
+            match &mut self.overlay {
+                Some(overlay) => overlay.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = services => Found::Services,
+            () = configuration => Found::Configuration,
         }
     }
 
-    /// Starts what was found in the registry, and routes to it.
-    pub async fn take_in_services(&mut self) {
-        let config = Config::clone(&self.published.config.load());
-        // Names that were looked up once are looked up again; when that fails now, there is a later.
-        if let Err(errors) = self.apply(config, "services found in the registry").await {
-            let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            self.refuse("services found in the registry", &reasons);
+    /// Takes in what has changed in the registry, or says why that cannot be.
+    pub async fn take_in(&mut self, found: Found) {
+        let cause = match found {
+            Found::Services => "services found in the registry",
+            Found::Configuration => "registry.config_path has changed",
+        };
+        let text = match (found, &mut self.overlay) {
+            (Found::Configuration, Some(overlay)) => overlay.text(),
+            _ => self.overlay_text.clone(),
+        };
+        if let Err(reasons) = self.apply_both(self.base.clone(), text, cause).await {
+            self.refuse(cause, &reasons);
         }
     }
 
-    /// Applies another configuration, or changes nothing: names are looked up before anything
-    /// changes. Not cancel-safe; what was begun is completed by the next one.
-    pub async fn apply(
+    /// Applies another configuration of the file, or changes nothing: names are looked up before
+    /// anything changes. An error has every reason. Not cancel-safe; what was begun is completed by
+    /// the next one.
+    pub async fn apply(&mut self, config: Config, cause: &str) -> Result<(), Vec<String>> {
+        let text = self.overlay_text.clone();
+        self.apply_both(config, text, cause).await
+    }
+
+    async fn apply_both(
         &mut self,
-        mut config: Config,
+        mut base: Config,
+        text: Text,
         cause: &str,
-    ) -> Result<(), Vec<ResolveError>> {
-        let instances = resolve::instances(&config).await?;
+    ) -> Result<(), Vec<String>> {
         let before = self.published.config.load_full();
-        for key in keep_what_needs_a_restart(&mut config, &before) {
+        for key in keep_what_needs_a_restart(&mut base, &before) {
             tracing::warn!("{key} has changed: restart to apply it, until then it stays as it was");
         }
+        let config = match &text {
+            Some(text) => config::extend(&base, text).map_err(|errors| {
+                let node = base.registry.config_path.as_deref().unwrap_or_default();
+                let lines = errors.iter().map(|error| format!("{node}:{error}"));
+                lines.collect::<Vec<_>>()
+            })?,
+            None => base.clone(),
+        };
+        let instances = resolve::instances(&config).await;
+        let instances = instances
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let effective = effective(&config, self.registry.as_ref());
         let changes = self
             .services
@@ -170,6 +238,7 @@ impl Control {
             self.workers,
         );
         let summary = summary(&before, &config, &changes);
+        (self.base, self.overlay_text) = (base, text);
         self.published.gateway.store(Arc::new(gateway));
         self.published.config.store(Arc::new(config));
         self.services.retire(&changes.removed);

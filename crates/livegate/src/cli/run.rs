@@ -199,8 +199,8 @@ async fn reload_until_ended(
                 "SIGHUP"
             }
             () = changed(running.watched.as_mut()) => "the file has changed",
-            () = running.control.services_found() => {
-                running.control.take_in_services().await;
+            found = running.control.found() => {
+                running.control.take_in(found).await;
                 continue;
             }
         };
@@ -220,10 +220,7 @@ async fn reload_until_ended(
 
 async fn reload(control: &mut Control, file: &Path, cause: &str) {
     let applied = match read_config(file) {
-        Ok(config) => control
-            .apply(config, cause)
-            .await
-            .map_err(|errors| lines(&errors)),
+        Ok(config) => control.apply(config, cause).await,
         Err(errors) => Err(errors),
     };
     if let Err(errors) = applied {

@@ -132,6 +132,16 @@ pub(super) fn registry(mut section: Section<'_>) -> RegistryConfig {
         &mut registry.session_timeout,
         positive_duration,
     );
+    section.set("config_path", &mut registry.config_path, |value| {
+        let text = value.string()?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if registry.mode == RegistryMode::None {
+            return Err("needs a registry, and registry.mode is \"none\"".to_owned());
+        }
+        znode(value).map(Some)
+    });
     section.finish();
     registry
 }
