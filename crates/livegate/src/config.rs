@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use livegate_discovery::Balance;
+use livegate_discovery::layout::Layout;
 use thiserror::Error;
 use toml::de::DeTable;
 
 use crate::config::errors::Errors;
 use crate::config::section::{Section, Value};
+pub(crate) use crate::config::service::is_service_name;
 
 mod document;
 mod errors;
@@ -235,13 +237,6 @@ impl Default for DiscoveryConfig {
     }
 }
 
-/// `discovery.layout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `"auto"`: each instance znode is recognised by its name and content.
-    Auto,
-}
-
 /// `[services.NAME]`: one service and the policy for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceConfig {
@@ -259,6 +254,8 @@ pub struct ServiceConfig {
     pub weights: BTreeMap<String, u32>,
     /// How long a new endpoint's share grows to its full weight; zero is off.
     pub warm_up: Duration,
+    /// `discovery.hold_grace`.
+    pub hold_grace: Duration,
     /// Active health checks.
     pub health_check: HealthCheckConfig,
     /// Outlier detection (passive).
@@ -289,6 +286,7 @@ impl ServiceConfig {
             default_weight: 50,
             weights: BTreeMap::new(),
             warm_up: Duration::ZERO,
+            hold_grace: DiscoveryConfig::default().hold_grace,
             health_check: HealthCheckConfig {
                 kind,
                 ..HealthCheckConfig::default()

@@ -6,11 +6,14 @@
 //! same objects as before, so nothing that is known about them resets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, HttpConfig, RegistryMode};
+use crate::config::{Config, HttpConfig, ServiceConfig};
+use crate::control::registry::Registry;
 use crate::control::resolve::ResolveError;
 use crate::control::services::{Changes, Services};
 use crate::control::table::RouteCounters;
@@ -18,6 +21,7 @@ use crate::events::Events;
 use crate::route::RouteTable;
 
 pub mod file;
+pub mod registry;
 pub mod resolve;
 mod services;
 mod table;
@@ -34,7 +38,7 @@ pub struct Gateway {
     pub http: Arc<HttpConfig>,
     /// Which route takes which request.
     pub routes: RouteTable,
-    /// Every configured service.
+    /// Every configured service, and those found in the registry.
     pub clusters: Vec<Arc<Cluster>>,
 }
 
@@ -50,11 +54,20 @@ pub struct Published {
 /// Applies configurations. There is one, and it owns the clusters' tasks.
 pub struct Control {
     services: Services,
+    /// `None` when every service lists its instances.
+    registry: Option<Registry>,
     counters: RouteCounters,
     workers: usize,
     events: Events,
     published: Published,
 }
+
+/// How long a start waits for what the registry says. Serving a little later is better than answering
+/// 503; a registry that is away does not hold up services whose instances are known otherwise.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a change waits for the instances of services that it adds.
+const FIRST_LIST_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Control {
     /// Applies the first configuration. `workers` is the number of shards of every counter.
@@ -62,19 +75,32 @@ impl Control {
         config: Config,
         workers: usize,
         events: Events,
+        mut registry: Option<Registry>,
     ) -> Result<Self, Vec<ResolveError>> {
         let instances = resolve::instances(&config).await?;
         let mut services = Services::new(events.clone(), workers);
-        services.apply(&config, instances);
+        let settled = async {
+            if let Some(registry) = &mut registry {
+                registry.settled().await;
+            }
+        };
+        let is_settled = timeout(REGISTRY_PATIENCE, settled).await.is_ok();
+        let effective = effective(&config, registry.as_ref());
+        services.apply(&effective, instances, registry.as_ref());
+        if is_settled && timeout(REGISTRY_PATIENCE, services.settled()).await.is_ok() {
+            services.settle().await;
+        } else {
+            tracing::warn!("the registry does not answer: serving what is known without it");
+        }
         let mut counters = RouteCounters::new();
-        let gateway = gateway(1, &config, &services, &mut counters, workers);
-        warn_of_missing_registry(&config);
+        let gateway = gateway(1, &effective, &services, &mut counters, workers);
         let published = Published {
             gateway: Arc::new(ArcSwap::from_pointee(gateway)),
             config: Arc::new(ArcSwap::from_pointee(config)),
         };
         Ok(Self {
             services,
+            registry,
             counters,
             workers,
             events,
@@ -85,6 +111,30 @@ impl Control {
     /// What is in effect, now and after every later change.
     pub fn published(&self) -> &Published {
         &self.published
+    }
+
+    /// The registry, if there is one.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Resolves when services are found in the registry that were not there before:
+    /// [`take_in_services`](Self::take_in_services) then. Cancel-safe.
+    pub async fn services_found(&mut self) {
+        match &mut self.registry {
+            Some(registry) => registry.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Starts what was found in the registry, and routes to it.
+    pub async fn take_in_services(&mut self) {
+        let config = Config::clone(&self.published.config.load());
+        // Names that were looked up once are looked up again; when that fails now, there is a later.
+        if let Err(errors) = self.apply(config, "services found in the registry").await {
+            let reasons: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            self.refuse("services found in the registry", &reasons);
+        }
     }
 
     /// Applies another configuration, or changes nothing: names are looked up before anything
@@ -99,15 +149,17 @@ impl Control {
         for key in keep_what_needs_a_restart(&mut config, &before) {
             tracing::warn!("{key} has changed: restart to apply it, until then it stays as it was");
         }
-        if config.services != before.services {
-            warn_of_missing_registry(&config);
-        }
-        let changes = self.services.apply(&config, instances);
+        let effective = effective(&config, self.registry.as_ref());
+        let changes = self
+            .services
+            .apply(&effective, instances, self.registry.as_ref());
+        // Routes to a service are of use when its instances are known.
+        drop(timeout(FIRST_LIST_PATIENCE, self.services.settled()).await);
         self.services.settle().await;
         let revision = self.published.gateway.load().revision + 1;
         let gateway = gateway(
             revision,
-            &config,
+            &effective,
             &self.services,
             &mut self.counters,
             self.workers,
@@ -132,6 +184,21 @@ impl Control {
         self.events
             .push(None, None, "config_refused", format!("{cause}: {reasons}"));
     }
+}
+
+/// The configuration with the services that were found in the registry.
+fn effective(config: &Config, registry: Option<&Registry>) -> Config {
+    let mut effective = config.clone();
+    for name in registry.iter().flat_map(|registry| registry.names()) {
+        effective
+            .services
+            .entry(name.to_owned())
+            .or_insert_with(|| ServiceConfig {
+                hold_grace: config.discovery.hold_grace,
+                ..ServiceConfig::new(name, &config.discovery.root, None)
+            });
+    }
+    effective
 }
 
 fn gateway(
@@ -173,32 +240,22 @@ fn keep_what_needs_a_restart(config: &mut Config, before: &Config) -> Vec<&'stat
         "admin.token_file",
     );
     keep(config.registry != before.registry, "[registry]");
+    keep(
+        config.discovery.root != before.discovery.root,
+        "discovery.root",
+    );
+    keep(
+        config.discovery.layout != before.discovery.layout,
+        "discovery.layout",
+    );
     config.http.listen.clone_from(&before.http.listen);
     config.http.workers = before.http.workers;
     config.http.access_log.clone_from(&before.http.access_log);
     config.admin.clone_from(&before.admin);
     config.registry.clone_from(&before.registry);
+    config.discovery.root.clone_from(&before.discovery.root);
+    config.discovery.layout = before.discovery.layout;
     keys
-}
-
-/// One line for those who expect a registry.
-fn warn_of_missing_registry(config: &Config) {
-    if config.registry.mode == RegistryMode::None {
-        return;
-    }
-    let registered = config
-        .services
-        .iter()
-        .filter(|(_, service)| service.instances.is_none());
-    let names: Vec<&str> = registered.map(|(name, _)| name.as_str()).collect();
-    let consequence = if names.is_empty() {
-        String::new()
-    } else {
-        format!("; requests for {} are answered 503", names.join(", "))
-    };
-    tracing::warn!(
-        "this build has no registry yet and serves only services that list \"instances\"{consequence} (registry.mode = \"none\" silences this)"
-    );
 }
 
 fn summary(before: &Config, after: &Config, changes: &Changes) -> String {

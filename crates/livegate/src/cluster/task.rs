@@ -29,8 +29,18 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) instance: InstanceId,
-    pub(super) drained: bool,
+    pub(super) wish: Wish,
     pub(super) reply: oneshot::Sender<Result<(), UnknownInstance>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// No new requests to it.
+    Drain,
+    /// As before the drain.
+    Undrain,
+    /// No longer hold it.
+    Drop,
 }
 
 /// Whence the task hears.
@@ -49,6 +59,8 @@ pub(super) struct Task {
     balancer: Balancer,
     config: Arc<ServiceConfig>,
     checks: Checks,
+    /// The membership that the checks are for.
+    checked: u64,
     trials: Trials,
     probes: JoinSet<Report>,
     events: Events,
@@ -102,6 +114,7 @@ impl Task {
             balancer,
             config,
             checks,
+            checked: 0,
             trials: Trials::new(fastrand::u64(..)),
             probes: JoinSet::new(),
             events,
@@ -114,7 +127,6 @@ impl Task {
     pub(super) fn apply(&mut self, snapshot: &Snapshot) {
         let now = now();
         let transitions = self.updater.apply(snapshot, now);
-        self.checks.watch(self.updater.endpoints(), now);
         self.tell(transitions);
     }
 
@@ -184,9 +196,12 @@ impl Task {
     }
 
     fn obey(&mut self, command: Command) -> Vec<Transition> {
-        let result = self
-            .updater
-            .set_drained(&command.instance, command.drained, now());
+        let (instance, now) = (&command.instance, now());
+        let result = match command.wish {
+            Wish::Drain => self.updater.set_drained(instance, true, now),
+            Wish::Undrain => self.updater.set_drained(instance, false, now),
+            Wish::Drop => self.updater.drop_held(instance, now),
+        };
         let (reply, transitions) = match result {
             Ok(transitions) => (Ok(()), transitions),
             Err(unknown) => (Err(unknown), Vec::new()),
@@ -236,6 +251,9 @@ impl Task {
                 }
             }
             Purpose::Trial(doubt) => {
+                if *finding == Finding::TimedOut {
+                    transitions.extend(self.updater.unanswered(endpoint, now));
+                }
                 self.trials.record(endpoint.key(), *doubt, now);
                 if finding.is_connected() {
                     self.checks.hurry(endpoint.key(), now);
@@ -247,6 +265,10 @@ impl Task {
 
     fn start_what_is_due(&mut self) {
         let now = now();
+        let membership = self.updater.membership();
+        if std::mem::replace(&mut self.checked, membership) != membership {
+            self.checks.watch(self.updater.endpoints(), now);
+        }
         self.trials.watch(self.updater.doubts(), now);
         for due in self.checks.take_due(now) {
             let purpose = Purpose::Check {
@@ -258,7 +280,7 @@ impl Task {
         for (endpoint, doubt) in self.trials.take_due(now) {
             let health_check = &self.config.health_check;
             let (question, patience) = match doubt {
-                Doubt::Connects => (Question::Connect, self.config.timeouts.connect),
+                Doubt::Connects | Doubt::Held => (Question::Connect, self.config.timeouts.connect),
                 Doubt::Speaks if health_check.kind == HealthCheckKind::Http => (
                     Question::Get(health_check.path.clone()),
                     health_check.timeout,

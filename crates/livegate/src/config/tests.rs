@@ -172,6 +172,7 @@ fn every_value_is_read() {
     assert_eq!(
         config.services["a"],
         ServiceConfig {
+            hold_grace: Duration::from_secs(120),
             path: "/apps/a".into(),
             upstream_path: Some("/v1".into()),
             balance: Balance::Maglev,

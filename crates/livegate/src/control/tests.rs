@@ -19,7 +19,7 @@ const TWO: &str = r#"
 "#;
 
 async fn start(text: &str) -> Control {
-    Control::start(parse(text).unwrap(), 1, Events::new(100))
+    Control::start(parse(text).unwrap(), 1, Events::new(100), None)
         .await
         .unwrap()
 }

@@ -13,6 +13,8 @@ pub struct Trials {
     trials: BTreeMap<EndpointKey, Trial>,
     /// Those whose doubt is gone, and since when.
     cleared: BTreeMap<EndpointKey, Instant>,
+    /// How many are tried because they are held.
+    held: u32,
     random: fastrand::Rng,
 }
 
@@ -36,6 +38,10 @@ const CLEARED_FOR: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A frozen process keeps every connection that it is tried with.
 const SPEAK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Between two trials of one that is held.
+const HELD_PAUSE: Duration = Duration::from_secs(1);
+/// When many are held, so many trials are made in a second at most.
+const HELD_PER_SECOND: u32 = 1000;
 /// Pauses vary by up to a fifth either way, so that gateways fall out of step.
 const JITTER: f64 = 0.2;
 
@@ -45,6 +51,7 @@ impl Trials {
         Self {
             trials: BTreeMap::new(),
             cleared: BTreeMap::new(),
+            held: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -58,6 +65,7 @@ impl Trials {
         let mut before = std::mem::take(&mut self.trials);
         self.cleared
             .retain(|_, since| now.saturating_duration_since(*since) < CLEARED_FOR);
+        let mut held = 0;
         for (endpoint, doubt) in doubts {
             let trial = match before.remove(&endpoint.key()) {
                 Some(trial) if trial.doubt == doubt => trial,
@@ -65,15 +73,21 @@ impl Trials {
                     endpoint: Arc::clone(endpoint),
                     doubt,
                     due: match self.cleared.remove(&endpoint.key()) {
+                        _ if doubt == Doubt::Held => now + held * (HELD_PAUSE / HELD_PER_SECOND),
                         Some(_) if before.is_none() => now + PAUSE_AGAIN,
                         Some(_) | None => now,
                     },
-                    pause: PAUSE_MIN,
+                    pause: match doubt {
+                        Doubt::Held => HELD_PAUSE,
+                        Doubt::Connects | Doubt::Speaks => PAUSE_MIN,
+                    },
                     is_running: false,
                 },
             };
+            held += u32::from(doubt == Doubt::Held);
             self.trials.insert(endpoint.key(), trial);
         }
+        self.held = held;
         self.cleared
             .extend(before.into_keys().map(|key| (key, now)));
     }
@@ -114,6 +128,7 @@ impl Trials {
         let pause_max = match doubt {
             Doubt::Connects => PAUSE_MAX,
             Doubt::Speaks => SPEAK_PAUSE_MAX,
+            Doubt::Held => HELD_PAUSE.max(self.held * (HELD_PAUSE / HELD_PER_SECOND)),
         };
         trial.is_running = false;
         trial.due = now + trial.pause.mul_f64(jitter);

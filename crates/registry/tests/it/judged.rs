@@ -4,6 +4,8 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use livegate_registry::{Options, Server, Whitelist};
+
 use crate::apache::{self, Apache};
 
 /// What both servers are started with. Whoever has authenticated as `super:test` may do everything, and
@@ -34,16 +36,40 @@ impl Default for Settings {
 pub(crate) const SUPER_DIGEST: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
 
 /// The server that is judged.
-pub(crate) struct Judged(Apache);
+pub(crate) struct Judged {
+    server: Option<Server>,
+    _directory: tempfile::TempDir,
+}
 
 impl Judged {
     /// An empty server.
     pub(crate) fn start(settings: &Settings) -> Self {
-        Self(Apache::start(settings))
+        let directory = tempfile::tempdir().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let options = Options {
+            tick_time: settings.tick,
+            session_timeout_min: Some(settings.timeouts.0),
+            session_timeout_max: Some(settings.timeouts.1),
+            connections_per_address_max: settings.connections_max,
+            four_letter_words: Whitelist::parse(settings.whitelist).unwrap(),
+            super_digest: Some(SUPER_DIGEST.to_owned()),
+            reap_interval: Duration::from_secs(86_400),
+            ..Options::new(listen, directory.path())
+        };
+        Self {
+            server: Some(Server::start(options).unwrap()),
+            _directory: directory,
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.address()
+        self.server.as_ref().unwrap().address()
+    }
+}
+
+impl Drop for Judged {
+    fn drop(&mut self) {
+        self.server.take().unwrap().stop();
     }
 }
 
