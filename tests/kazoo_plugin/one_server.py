@@ -5,13 +5,16 @@ started with the command line in ONE_SERVER_COMMAND, listens on the port ONE_SER
 again when a test wants that. Its output goes to ONE_SERVER_LOG.
 """
 
+import logging
 import os
 import shlex
 import socket
 import subprocess
+import sys
 import time
 
 import kazoo.testing.harness
+import pytest
 
 PATIENCE = 60
 
@@ -100,5 +103,14 @@ def pytest_configure(config):
     kazoo.testing.harness.get_global_cluster = lambda: ENSEMBLE
 
 
-def pytest_unconfigure(config):
+def main():
+    """pytest, whose summary is the last that is said: clients that tests have left behind are not waited for."""
+    status = pytest.main(sys.argv[1:], plugins=[sys.modules[__name__]])
+    logging.disable()
     ENSEMBLE.stop()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

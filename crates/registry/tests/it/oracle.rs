@@ -126,6 +126,9 @@ impl Run {
             .find_map(|line| line.strip_prefix("reply to "))
             .and_then(|line| line.split(' ').nth(3))
             .unwrap_or("-");
+        // A multi always succeeds; its parts may not.
+        let failed_part = lines.iter().any(|line| line.contains(" error "));
+        let error = if failed_part { "part failed" } else { error };
         *self.answers.entry(format!("{kind} {error}")).or_default() += 1;
         let events = lines.iter().filter(|line| line.contains("event ")).count();
         *self.answers.entry("events".to_owned()).or_default() += events;
@@ -143,25 +146,32 @@ impl Run {
 
 /// Lines of both, those that differ marked.
 fn diff(expected: &[String], found: &[String]) -> Vec<String> {
-    let length = expected.len().max(found.len());
-    let mut lines = Vec::new();
-    for number in 0..length {
-        let (expected, found) = (expected.get(number), found.get(number));
-        if expected == found {
-            // An inspection has hundreds of lines.
-            if length < 40 {
-                lines.push(format!("both    {}", expected.unwrap()));
-            }
-            continue;
-        }
-        let text = |line: Option<&String>| line.map_or("(nothing)".to_owned(), Clone::clone);
-        lines.push(format!("apache  {}", text(expected)));
-        lines.push(format!("judged  {}", text(found)));
-        if lines.len() > 60 {
-            break;
-        }
-    }
-    lines
+    let same = |lines: &mut dyn Iterator<Item = (&String, &String)>| {
+        lines
+            .take_while(|(expected, found)| expected == found)
+            .count()
+    };
+    let before = same(&mut expected.iter().zip(found));
+    let shorter = expected.len().min(found.len()) - before;
+    let after = same(&mut expected.iter().rev().zip(found.iter().rev())).min(shorter);
+    let marked = |mark: &'static str, lines: &[String]| {
+        let shown = lines.iter().take(2 * SHOWN);
+        shown
+            .map(|line| format!("{mark} {line}"))
+            .collect::<Vec<_>>()
+    };
+    // An inspection has hundreds of lines.
+    let context = before.min(SHOWN);
+    [
+        marked("both  ", &expected[before - context..before]),
+        marked("apache", &expected[before..expected.len() - after]),
+        marked("judged", &found[before..found.len() - after]),
+        marked(
+            "both  ",
+            &expected[expected.len() - after..][..after.min(SHOWN)],
+        ),
+    ]
+    .concat()
 }
 
 fn report(seed: u64, steps: &[Step], difference: &str) -> String {

@@ -220,7 +220,9 @@ impl Side {
         let mut body = request.body.clone();
         if let (Some(count), Some(field)) = (request.transactions_ago, body.first_chunk_mut::<8>())
         {
-            *field = (self.words.newest() - count).to_be_bytes();
+            *field = (self.words.newest() - count)
+                .max(self.words.first())
+                .to_be_bytes();
         }
         connection.request(request.xid, request.op_code, &body);
         let op_code = OpCode::from_code(request.op_code);

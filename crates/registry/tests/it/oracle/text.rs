@@ -47,6 +47,11 @@ impl Words {
         self.moment();
     }
 
+    /// The zxid from which on is counted.
+    pub(crate) fn first(&self) -> i64 {
+        self.first_zxid
+    }
+
     /// The newest zxid that any answer had.
     pub(crate) fn newest(&self) -> i64 {
         self.newest_zxid
