@@ -241,13 +241,13 @@ async fn changed(watched: Option<&mut Watched>) {
 }
 
 /// The signals that end the gateway.
-struct Ends {
+pub(super) struct Ends {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Ends {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self {
             terminate,
@@ -256,7 +256,7 @@ impl Ends {
     }
 
     /// The name of the next one. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -265,7 +265,7 @@ impl Ends {
 }
 
 /// To standard error; `LIVEGATE_LOG`, or else `RUST_LOG`, says how much.
-fn start_logging() -> anyhow::Result<()> {
+pub(super) fn start_logging() -> anyhow::Result<()> {
     let filter = |name: &str| {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
         Some(EnvFilter::try_new(text).with_context(|| format!("cannot understand {name}")))
@@ -283,7 +283,7 @@ fn start_logging() -> anyhow::Result<()> {
 
 /// A gateway needs two descriptors for each request. The soft limit is for programs that use
 /// select(2); the hard one is what the administrator allows.
-fn raise_open_files_limit() -> u64 {
+pub(super) fn raise_open_files_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(
         Resource::Nofile,
