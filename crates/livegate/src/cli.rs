@@ -33,9 +33,11 @@ enum Command {
         config: Option<PathBuf>,
     },
     /// Run the embedded ZooKeeper-compatible registry alone.
-    #[command(after_help = "Example:\n  livegate registry --listen 127.0.0.1:2181 --data-dir /var/lib/livegate\n\n\
+    #[command(
+        after_help = "Example:\n  livegate registry --listen 127.0.0.1:2181 --data-dir /var/lib/livegate\n\n\
         --zoo-cfg reads clientPort, clientPortAddress, dataDir, tickTime, minSessionTimeout, maxSessionTimeout,\n\
-        maxClientCnxns and 4lw.commands.whitelist.")]
+        maxClientCnxns and 4lw.commands.whitelist."
+    )]
     Registry(registry::Arguments),
     /// Check a configuration and list everything that is wrong with it.
     #[command(after_help = "Example:\n  livegate check livegate.toml\n\n\

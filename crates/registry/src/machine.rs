@@ -30,7 +30,9 @@ use livegate_zk::jute::{Decoder, Encode};
 use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::op_code::{OpCode, XID_NOTIFICATION};
 use livegate_zk::proto::request::Request;
-use livegate_zk::proto::session::{Auth, ConnectReply, ConnectRequest, ReplyHeader, RequestHeader};
+use livegate_zk::proto::session::{
+    Auth, ConnectReply, ConnectRequest, ReplyHeader, RequestHeader, Sasl,
+};
 use livegate_zk::proto::watch::{STATE_SYNC_CONNECTED, WatcherEvent};
 
 use acl::Identity;
@@ -318,7 +320,10 @@ impl Machine {
             zxid: floor,
             closes: false,
         };
-        let is_write = op_code.is_some_and(is_write);
+        let request = op_code.map(|op_code| Request::decode(op_code, &mut input));
+        // A reconfiguration is looked at before it is given a zxid, other writes after.
+        let is_write = op_code.is_some_and(is_write)
+            && (op_code != Some(OpCode::Reconfig) || matches!(request, Some(Ok(_))));
         if is_write {
             self.zxid += 1;
             turn.zxid = self.zxid;
@@ -331,19 +336,24 @@ impl Machine {
             floor,
             room,
         };
-        let request = op_code.map(|op_code| Request::decode(op_code, &mut input));
         let answer = match request {
             Some(Ok(Some(request))) => self.answer(&call, &request, &mut turn, output),
             Some(Ok(None)) | None => {
                 turn.closes = true;
                 Err(ErrorCode::Unimplemented)
             }
+            // These are not requests like others: whoever cannot say them is not listened to.
+            Some(Err(_)) if matches!(op_code, Some(OpCode::Auth | OpCode::Sasl)) => {
+                return Turn::end(floor);
+            }
             Some(Err(_)) => Err(ErrorCode::MarshallingError),
         };
         if let Err(error) = answer {
+            // Apache ZooKeeper answers what it does not know before it has a zxid for it.
+            let is_unknown = turn.closes && error == ErrorCode::Unimplemented;
             let header = ReplyHeader {
                 xid: header.xid,
-                zxid: turn.zxid,
+                zxid: if is_unknown { -1 } else { turn.zxid },
                 error: error.code(),
             };
             append_frame(output, &header, &());
@@ -370,6 +380,7 @@ impl Machine {
             | Request::Delete(_)
             | Request::SetData(_)
             | Request::SetAcl(_)
+            | Request::Check(_)
             | Request::Multi(_) => self.write(call, request, output),
             Request::CloseSession(()) => {
                 turn.closes = true;
@@ -391,10 +402,15 @@ impl Machine {
                 turn.closes = added.is_err();
                 Ok(())
             }
-            // A lone check, SASL and what else nobody here serves.
-            Request::Check(_) | Request::Sasl(_) => {
-                turn.closes = matches!(request, Request::Sasl(_));
-                Err(ErrorCode::Unimplemented)
+            Request::Sasl(_) => {
+                // Without SASL configured a server has no token to give, and goes on.
+                let header = ReplyHeader {
+                    xid: call.xid,
+                    zxid: 0,
+                    error: 0,
+                };
+                append_frame(output, &header, &Sasl { token: None });
+                Ok(())
             }
             Request::Reconfig(_) => Err(ErrorCode::ReconfigDisabled),
             Request::Exists(_)
@@ -533,6 +549,7 @@ fn is_write(op_code: OpCode) -> bool {
             | OpCode::SetData
             | OpCode::SetAcl
             | OpCode::Multi
+            | OpCode::Check
             | OpCode::Reconfig
             | OpCode::CloseSession
     )

@@ -55,10 +55,8 @@ impl Machine {
                 }
                 let found = self.find(body.path);
                 depends_on(turn, found.changed, newest);
-                let stat = found
-                    .node
-                    .map(|node| self.checked(call, node).map(Node::stat));
-                let stat = stat.transpose()?;
+                // Whether a node is there, and its state, everybody may know.
+                let stat = found.node.map(Node::stat);
                 if body.watch {
                     self.watches
                         .watch_once(Table::Data, body.path, call.connection);
@@ -199,12 +197,12 @@ impl Machine {
             }
             Request::GetEphemerals(body) => {
                 turn.zxid = newest;
-                let prefix = body.path.trim();
+                let prefix = body.prefix.unwrap_or_default();
                 let paths: Vec<&str> = self
                     .tree
                     .ephemerals(call.session)
                     .map(|id| &*self.tree.node(id).path)
-                    .filter(|path| matches!(prefix, "" | "/") || path.starts_with(body.path))
+                    .filter(|path| matches!(prefix.trim(), "" | "/") || path.starts_with(prefix))
                     .collect();
                 call.reply(output, newest, &List::new(&paths));
             }
@@ -212,7 +210,9 @@ impl Machine {
                 turn.zxid = newest;
                 let id = self.tree.find(body.path).ok_or(ErrorCode::NoNode)?;
                 self.checked(call, self.tree.node(id))?;
-                let count = i32::try_from(self.tree.count_below(id)).unwrap_or(i32::MAX);
+                // Below the root's other name there is also "/".
+                let count = self.tree.count_below(id) + usize::from(body.path.is_empty());
+                let count = i32::try_from(count).unwrap_or(i32::MAX);
                 call.reply(output, newest, &count);
             }
             Request::WhoAmI(()) => {

@@ -446,9 +446,9 @@ fn events_name_everybody_once() {
     assert_eq!(bench.machine.watches.len(), 2, "both of a persistent one");
 }
 
-/// CVE-2024-23944: who watches from above is not told of what it may not read.
+/// CVE-2024-23944.
 #[test]
-fn who_watches_from_above_is_told_only_what_it_may_read() {
+fn who_watches_is_told_only_of_what_it_may_read() {
     let mut bench = Bench::new();
     bench.connect(1);
     bench.connect(2);

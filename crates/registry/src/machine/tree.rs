@@ -196,6 +196,10 @@ impl Tree {
                 .expect("parents come first");
             let mut node = tree.blank(path);
             node.acl = acl;
+            if path == "/zookeeper/config" {
+                // As Apache ZooKeeper has it, which sets the list of this one when it starts.
+                node.aversion = -1;
+            }
             tree.attach(node, parent);
         }
         tree

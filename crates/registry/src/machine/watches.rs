@@ -146,6 +146,25 @@ impl WatchTable {
         }
     }
 
+    /// Whoever watches just this path or recursively from above; each once.
+    fn fire_up(&mut self, path: &str, kind: EventKind) -> Vec<ConnectionId> {
+        let mut told = Vec::new();
+        self.fire(path, kind, &mut told);
+        if self.recursive > 0 {
+            let just_this = told.len();
+            for above in path::with_ancestors(path).skip(1) {
+                let watchers = self.by_path.get(above).into_iter().flatten();
+                let recursive = watchers.filter(|(_, modes)| modes.has(Modes::RECURSIVE));
+                told.extend(recursive.map(|&(connection, _)| connection));
+            }
+            if told.len() > just_this {
+                told.sort_unstable();
+                told.dedup();
+            }
+        }
+        told
+    }
+
     fn len(&self) -> usize {
         self.by_connection.values().map(HashSet::len).sum()
     }
@@ -188,79 +207,67 @@ impl Watches {
         self.child.remove_connection(connection);
     }
 
-    /// A node was created. `may_see` says whether a connection that watches from above may know it.
+    /// A node was created. `sees` says whether a connection may read it, `sees_parent` the same of the
+    /// node above: who may not is not told, though its watch is used up (CVE-2024-23944).
     pub(crate) fn created(
         &mut self,
         path: &str,
-        may_see: impl Fn(ConnectionId) -> bool,
+        sees: impl Fn(ConnectionId) -> bool,
+        sees_parent: impl Fn(ConnectionId) -> bool,
         events: &mut Vec<Event>,
     ) {
-        let told = self.fire_data(path, EventKind::Created, may_see);
-        push(events, path, EventKind::Created, &told);
-        self.children_changed(path, events);
+        let told = self.data.fire_up(path, EventKind::Created);
+        push(events, path, EventKind::Created, &told, sees);
+        self.children_changed(path, sees_parent, events);
     }
 
     /// A node was deleted.
     pub(crate) fn deleted(
         &mut self,
         path: &str,
-        may_see: impl Fn(ConnectionId) -> bool,
+        sees: impl Fn(ConnectionId) -> bool,
+        sees_parent: impl Fn(ConnectionId) -> bool,
         events: &mut Vec<Event>,
     ) {
-        let mut told = self.fire_data(path, EventKind::Deleted, may_see);
-        self.child.fire(path, EventKind::Deleted, &mut told);
+        let mut told = self.data.fire_up(path, EventKind::Deleted);
+        // A recursive watch that was removed from the other table alone is still told of deletions.
+        told.extend(self.child.fire_up(path, EventKind::Deleted));
         told.sort_unstable();
         told.dedup();
-        push(events, path, EventKind::Deleted, &told);
-        self.children_changed(path, events);
+        push(events, path, EventKind::Deleted, &told, sees);
+        self.children_changed(path, sees_parent, events);
     }
 
     /// A node's data was set.
     pub(crate) fn data_changed(
         &mut self,
         path: &str,
-        may_see: impl Fn(ConnectionId) -> bool,
+        sees: impl Fn(ConnectionId) -> bool,
         events: &mut Vec<Event>,
     ) {
-        let told = self.fire_data(path, EventKind::DataChanged, may_see);
-        push(events, path, EventKind::DataChanged, &told);
+        let told = self.data.fire_up(path, EventKind::DataChanged);
+        push(events, path, EventKind::DataChanged, &told, sees);
     }
 
-    fn fire_data(
+    fn children_changed(
         &mut self,
         path: &str,
-        kind: EventKind,
-        may_see: impl Fn(ConnectionId) -> bool,
-    ) -> Vec<ConnectionId> {
-        let mut told = Vec::new();
-        self.data.fire(path, kind, &mut told);
-        if self.data.recursive > 0 {
-            let just_this = told.len();
-            for above in path::with_ancestors(path).skip(1) {
-                let watchers = self.data.by_path.get(above).into_iter().flatten();
-                let recursive = watchers.filter(|(_, modes)| modes.has(Modes::RECURSIVE));
-                told.extend(
-                    recursive
-                        .map(|&(connection, _)| connection)
-                        .filter(|&connection| may_see(connection)),
-                );
-            }
-            if told.len() > just_this {
-                told.sort_unstable();
-                told.dedup();
-            }
-        }
-        told
-    }
-
-    fn children_changed(&mut self, path: &str, events: &mut Vec<Event>) {
+        sees_parent: impl Fn(ConnectionId) -> bool,
+        events: &mut Vec<Event>,
+    ) {
         let Some(parent) = path::parent(path) else {
             return;
         };
         let mut told = Vec::new();
         self.child
             .fire(parent, EventKind::ChildrenChanged, &mut told);
-        push(events, parent, EventKind::ChildrenChanged, &told);
+        push(
+            events,
+            parent,
+            EventKind::ChildrenChanged,
+            &told,
+            sees_parent,
+        );
     }
 
     fn table(&mut self, table: Table) -> &mut WatchTable {
@@ -304,12 +311,19 @@ impl Watches {
     }
 }
 
-fn push(events: &mut Vec<Event>, path: &str, kind: EventKind, told: &[ConnectionId]) {
+fn push(
+    events: &mut Vec<Event>,
+    path: &str,
+    kind: EventKind,
+    told: &[ConnectionId],
+    sees: impl Fn(ConnectionId) -> bool,
+) {
     if told.is_empty() {
         return;
     }
     let path: Arc<str> = path.into();
-    events.extend(told.iter().map(|&connection| Event {
+    let told = told.iter().filter(|&&connection| sees(connection));
+    events.extend(told.map(|&connection| Event {
         connection,
         kind,
         path: Arc::clone(&path),

@@ -38,6 +38,14 @@ enum Kind {
     Ttl(i64),
 }
 
+/// A part of a multi that was done.
+struct Done<'a> {
+    change: Change<'a>,
+    undo: Option<Undo>,
+    /// Of the node, if it is there afterwards.
+    stat: Stat,
+}
+
 impl Machine {
     pub(super) fn write(
         &mut self,
@@ -62,8 +70,14 @@ impl Machine {
             Request::Delete(body) => self.plan_delete(call, body),
             Request::SetData(body) => self.plan_set_data(call, body),
             Request::SetAcl(body) => self.plan_set_acl(call, body),
+            Request::Check(body) => self.plan_check(call, body),
             _ => Err(ErrorCode::Unimplemented),
         }?;
+        if let (Request::Check(body), Change::Check) = (request, &change) {
+            // Apache ZooKeeper never answers one that holds.
+            call.reply(output, self.zxid, &self.stat_of(body.path));
+            return Ok(());
+        }
         if call.room < needed {
             return Err(NO_ROOM);
         }
@@ -91,9 +105,14 @@ impl Machine {
         output: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
         let ops: Vec<WriteOp<'_>> = parts.iter().collect();
-        let mut done: Vec<(Change<'_>, Option<Undo>, Stat)> = Vec::with_capacity(ops.len());
+        let mut done: Vec<Done<'_>> = Vec::with_capacity(ops.len());
         let mut failed = None;
         for op in &ops {
+            if has_misplaced_ttl(op) {
+                // The request itself makes no sense, and is answered as one that cannot be decoded.
+                self.take_back(done);
+                return Err(ErrorCode::MarshallingError);
+            }
             let planned = if call.room < Room::Plenty {
                 Err(NO_ROOM)
             } else {
@@ -108,7 +127,7 @@ impl Machine {
                         }
                         _ => Stat::default(),
                     };
-                    done.push((change, undo, stat));
+                    done.push(Done { change, undo, stat });
                 }
                 Err(error) => {
                     failed = Some(error);
@@ -118,11 +137,7 @@ impl Machine {
         }
         let results: Vec<OpResult<'_>> = if let Some(error) = failed {
             let before = done.len();
-            for (_, undo, _) in done.drain(..).rev() {
-                if let Some(undo) = undo {
-                    self.tree.undo(undo);
-                }
-            }
+            self.take_back(std::mem::take(&mut done));
             (0..ops.len())
                 .map(|index| match index.cmp(&before) {
                     std::cmp::Ordering::Less => OpResult::Error(0),
@@ -134,7 +149,7 @@ impl Machine {
                 .collect()
         } else {
             done.iter()
-                .map(|(change, _, stat)| match change {
+                .map(|Done { change, stat, .. }| match change {
                     Change::Create { path, owner, .. } => match owner {
                         Owner::Container | Owner::Ttl(_) => {
                             OpResult::Create2(CreateReply { path, stat: *stat })
@@ -151,7 +166,7 @@ impl Machine {
         drop(results);
         let (changes, undos): (Vec<_>, Vec<_>) = done
             .into_iter()
-            .map(|(change, undo, _)| (change, undo))
+            .map(|done| (done.change, done.undo))
             .unzip();
         self.log(call.now, self.zxid, &changes);
         for (change, undo) in changes.iter().zip(undos) {
@@ -160,27 +175,37 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes back the parts of a multi that failed.
+    fn take_back(&mut self, done: Vec<Done<'_>>) {
+        for undo in done.into_iter().rev().filter_map(|done| done.undo) {
+            self.tree.undo(undo);
+        }
+    }
+
     /// In a multi the flags alone say what is created (`Op.Create`).
     fn plan_part<'a>(&self, call: &Call, op: &WriteOp<'a>) -> Result<Change<'a>, ErrorCode> {
         match op {
             WriteOp::Create(body) | WriteOp::Create2(body) | WriteOp::CreateContainer(body) => {
-                let kind = match body.flags {
-                    4 => Kind::Container,
-                    _ => Kind::Plain,
-                };
-                self.plan_create(call, body, kind)
+                self.plan_create(call, body, kind_by_flags(body.flags))
             }
-            WriteOp::CreateTtl(body) => self.plan_create_ttl(call, body),
+            WriteOp::CreateTtl(body) if matches!(body.flags, 5 | 6) => {
+                self.plan_create_ttl(call, body)
+            }
+            WriteOp::CreateTtl(body) => {
+                self.plan_create(call, &without_ttl(body), kind_by_flags(body.flags))
+            }
             WriteOp::Delete(body) => self.plan_delete(call, body),
             WriteOp::SetData(body) => self.plan_set_data(call, body),
-            WriteOp::Check(body) => {
-                path::validate(body.path).map_err(|_| ErrorCode::BadArguments)?;
-                let id = self.tree.find(body.path).ok_or(ErrorCode::NoNode)?;
-                self.demand(call, id, Permissions::READ)?;
-                next_version(self.tree.node(id).version, body.version)?;
-                Ok(Change::Check)
-            }
+            WriteOp::Check(body) => self.plan_check(call, body),
         }
+    }
+
+    fn plan_check<'a>(&self, call: &Call, body: &PathVersion<'a>) -> Result<Change<'a>, ErrorCode> {
+        path::validate(body.path).map_err(|_| ErrorCode::BadArguments)?;
+        let id = self.tree.find(body.path).ok_or(ErrorCode::NoNode)?;
+        self.demand(call, id, Permissions::READ)?;
+        next_version(self.tree.node(id).version, body.version)?;
+        Ok(Change::Check)
     }
 
     fn plan_create_ttl<'a>(
@@ -188,13 +213,7 @@ impl Machine {
         call: &Call,
         body: &CreateTtl<'a>,
     ) -> Result<Change<'a>, ErrorCode> {
-        let create = Create {
-            path: body.path,
-            data: body.data,
-            acl: body.acl,
-            flags: body.flags,
-        };
-        self.plan_create(call, &create, Kind::Ttl(body.ttl_ms))
+        self.plan_create(call, &without_ttl(body), Kind::Ttl(body.ttl_ms))
     }
 
     fn plan_create<'a>(
@@ -208,7 +227,9 @@ impl Machine {
             Kind::Plain | Kind::Container => 0,
         };
         let mode = CreateMode::from_wire(body.flags, ttl).ok_or(ErrorCode::BadArguments)?;
-        if mode.ttl().is_none() && matches!(kind, Kind::Ttl(_)) {
+        // A time to live for another kind of node is an error; one that is none is found out only last.
+        let is_misplaced = mode.ttl().is_none() && matches!(kind, Kind::Ttl(_));
+        if is_misplaced && ttl >= 0 {
             return Err(ErrorCode::BadArguments);
         }
         let slash = body.path.rfind('/').ok_or(ErrorCode::BadArguments)?;
@@ -232,6 +253,9 @@ impl Machine {
         }
         if matches!(parent.owner, Owner::Session(_)) {
             return Err(ErrorCode::NoChildrenForEphemerals);
+        }
+        if is_misplaced {
+            return Err(ErrorCode::BadArguments);
         }
         let owner = match kind {
             Kind::Container => Owner::Container,
@@ -306,9 +330,9 @@ impl Machine {
         self.peers.get(&connection).ok_or(ErrorCode::SessionExpired)
     }
 
-    /// The state of a node that was just written.
+    /// The state of a node that was just written or found.
     fn stat_of(&self, path: &str) -> Stat {
-        let id = self.tree.find(path).expect("it was just written");
+        let id = self.tree.find(path).expect("it was just written or found");
         self.tree.node(id).stat()
     }
 
@@ -399,27 +423,31 @@ impl Machine {
             peers,
             ..
         } = self;
-        let may_see = |list: &[Acl<'_>], connection: ConnectionId| {
+        let sees = |list: &[Acl<'_>], connection: ConnectionId| {
             peers
                 .get(&connection)
                 .is_some_and(|peer: &Peer| allows(list, Permissions::READ, &peer.identities))
         };
+        let list_of = |path: &str| {
+            let id = tree.find(path);
+            id.map_or(&[][..], |id| tree.acl(tree.node(id)))
+        };
         match change {
             Change::Create { path, acl, .. } => {
-                watches.created(path, |connection| may_see(acl, connection), events);
+                let parent = list_of(path::parent(path).unwrap_or("/"));
+                watches.created(path, |id| sees(acl, id), |id| sees(parent, id), events);
             }
             Change::Delete { path } => {
                 let list = match &undo {
                     Some(Undo::Delete { node, .. }) => tree.acl(node),
                     _ => &[],
                 };
-                watches.deleted(path, |connection| may_see(list, connection), events);
+                let parent = list_of(path::parent(path).unwrap_or("/"));
+                watches.deleted(path, |id| sees(list, id), |id| sees(parent, id), events);
             }
             Change::SetData { path, .. } => {
-                let list = tree
-                    .find(path)
-                    .map_or(&[][..], |id| tree.acl(tree.node(id)));
-                watches.data_changed(path, |connection| may_see(list, connection), events);
+                let list = list_of(path);
+                watches.data_changed(path, |id| sees(list, id), events);
             }
             Change::Genesis { .. }
             | Change::Epoch
@@ -519,6 +547,34 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+fn kind_by_flags(flags: i32) -> Kind {
+    match flags {
+        4 => Kind::Container,
+        _ => Kind::Plain,
+    }
+}
+
+fn without_ttl<'a>(body: &CreateTtl<'a>) -> Create<'a> {
+    Create {
+        path: body.path,
+        data: body.data,
+        acl: body.acl,
+        flags: body.flags,
+    }
+}
+
+/// Whether a part of a multi has the flags of a time to live, and none.
+fn has_misplaced_ttl(op: &WriteOp<'_>) -> bool {
+    match op {
+        WriteOp::Create(body) | WriteOp::Create2(body) | WriteOp::CreateContainer(body) => {
+            matches!(body.flags, 5 | 6)
+        }
+        WriteOp::CreateTtl(_) | WriteOp::Delete(_) | WriteOp::SetData(_) | WriteOp::Check(_) => {
+            false
+        }
     }
 }
 

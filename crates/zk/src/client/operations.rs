@@ -19,7 +19,9 @@ use crate::proto::op_code::OpCode;
 use crate::proto::reply::{
     AclReply, Children2Reply, ChildrenReply, CreateReply, DataReply, PathReply,
 };
-use crate::proto::request::{Create, CreateTtl, PathOnly, PathVersion, PathWatch, SetAcl, SetData};
+use crate::proto::request::{
+    Create, CreateTtl, PathOnly, PathPrefix, PathVersion, PathWatch, SetAcl, SetData,
+};
 use crate::proto::stat::Stat;
 
 /// # Operations
@@ -459,7 +461,12 @@ impl Client {
         let path = server_path(&self.shared.chroot, prefix)?;
         let reply = self
             .send(
-                encoded(OpCode::GetEphemerals, &PathOnly { path: &path }),
+                encoded(
+                    OpCode::GetEphemerals,
+                    &PathPrefix {
+                        prefix: Some(&path),
+                    },
+                ),
                 None,
             )
             .await?;

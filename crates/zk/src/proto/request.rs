@@ -59,10 +59,18 @@ record! {
 }
 
 record! {
-    /// A path alone (getACL, sync, getAllChildrenNumber, and getEphemerals, where it is a prefix).
+    /// A path alone (getACL, sync, getAllChildrenNumber).
     pub struct PathOnly<'a> {
         /// The node.
         pub path: &'a str,
+    }
+}
+
+record! {
+    /// What paths begin with (getEphemerals).
+    pub struct PathPrefix<'a> {
+        /// Null stands for any.
+        pub prefix: Option<&'a str>,
     }
 }
 
@@ -203,7 +211,7 @@ requests! {
     /// Answered with a token.
     Sasl(Sasl<'a>),
     /// Answered with paths.
-    GetEphemerals(PathOnly<'a>),
+    GetEphemerals(PathPrefix<'a>),
     /// Answered with a number.
     GetAllChildrenNumber(PathOnly<'a>),
     /// Answered with nothing.

@@ -1,14 +1,39 @@
 //! Where the registry is allowed to differ from Apache ZooKeeper 3.8, and why. Nothing else may.
 //!
+//! Not looked at:
+//!
+//! - What becomes of the connection of a session that somebody else claims with a wrong password.
+//!   ZooKeeper 3.8 closes it before it looks at the password, so that anybody who knows a session's id can
+//!   disconnect it; the registry looks first.
+//!
 //! Not sent at all:
 //!
 //! - Two watches of different kinds by one connection on one path. ZooKeeper 3.8 keeps one mode for both:
 //!   a one-shot watch turns a persistent one into a one-shot one (ZOOKEEPER-4466, mended in 3.9).
 //! - Operations 20 (deleteContainer) and -10 (createSession), which servers send to themselves.
+//! - Operation 13 (check) outside a multi: ZooKeeper answers one that fails and never one that holds; the
+//!   registry answers both.
+//! - checkWatches: ZooKeeper 3.8 says yes when anybody watches the path; the registry, like later versions,
+//!   when the caller does.
+//! - Paths with characters beyond U+FFFF in what is answered with the path: ZooKeeper sends surrogates,
+//!   which are not UTF-8. No node can have such a path.
+//! - IPv6 networks in access control lists, which ZooKeeper 3.8 refuses and the registry takes.
+//! - createTTL with the flags of another kind and a negative time to live, on which ZooKeeper's server
+//!   fails when everything else is right; for the registry that is a bad argument.
+
+use livegate_zk::jute::Decoder;
+use livegate_zk::proto::op_code::OpCode;
+use livegate_zk::proto::request::CreateTtl;
 
 use super::step::Request;
 
 /// Whether a request is one of those.
-pub(crate) fn is_not_sent(_request: &Request) -> bool {
-    false
+pub(crate) fn is_not_sent(request: &Request) -> bool {
+    match OpCode::from_code(request.op_code) {
+        Some(OpCode::Check | OpCode::CheckWatches) => true,
+        Some(OpCode::CreateTtl) => Decoder::new(&request.body)
+            .read::<CreateTtl<'_>>()
+            .is_ok_and(|body| !matches!(body.flags, 5 | 6) && body.ttl_ms < 0),
+        _ => false,
+    }
 }

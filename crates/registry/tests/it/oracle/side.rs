@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use livegate_zk::jute::{Decoder, Encode, Encoder};
+use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::op_code::{OpCode, XID_AUTH, XID_PING};
 use livegate_zk::proto::reply::{Children2Reply, Reply};
 use livegate_zk::proto::request::{PathOnly, PathWatch};
@@ -95,7 +96,12 @@ impl Side {
                 timeout_ms,
                 tell_zxid,
             } => self.attach(*slot, *timeout_ms, *tell_zxid),
-            Step::Impostor { slot } => self.claim(*slot, 0, |session| session.password[3] ^= 1),
+            Step::Impostor { slot } => {
+                let lines = self.claim(*slot, 0, |session| session.password[3] ^= 1);
+                // ZooKeeper has closed it, the registry has not: see `differences`.
+                self.slots[*slot].connection = None;
+                lines
+            }
             Step::Stranger => {
                 let password = vec![7; PASSWORD_BYTES];
                 self.hello(&Session { id: 77, password }, 0)
@@ -234,7 +240,13 @@ impl Side {
                 Arrival::Event(..) => continue,
                 Arrival::Reply(header, body) => {
                     self.note_created(op_code, &header, &body);
-                    self.slots[slot].connection = Some(connection);
+                    let refused = [ErrorCode::Unimplemented, ErrorCode::AuthFailed];
+                    if refused.iter().any(|error| error.code() == header.error) {
+                        // The server ends the connection; when, is its own affair.
+                        lines.push(self.rest(&mut connection));
+                    } else {
+                        self.slots[slot].connection = Some(connection);
+                    }
                 }
                 Arrival::Scrap(_) | Arrival::Silence => {
                     self.slots[slot].connection = Some(connection);
