@@ -161,19 +161,22 @@ impl Machine {
         }
     }
 
-    /// Begins to serve, after a restore or with nothing. Each start has an epoch of its own, the upper half
-    /// of a zxid, so that no zxid is given twice even where some were lost: the first epoch is the seconds
-    /// since 2020, so that a registry that lost its disk is ahead of what its clients have seen. Sessions
-    /// get their full timeout. `secret` is used when there is none yet.
+    /// Begins to serve, after a restore or with nothing. A start skips to the zxid of its time: the upper
+    /// half are the seconds since 2020, and above the lower 22 bits of the other half stand the
+    /// milliseconds; 2^22 transactions take longer than one. So no zxid is given twice: neither where some
+    /// were lost, nor by a registry that lost its disk and has clients that have seen more. Where the clock
+    /// was set back it is the next upper half. Sessions get their full timeout. `secret` is used when there is none yet.
     pub(crate) fn begin(&mut self, now: Now, secret: [u8; SECRET_BYTES]) {
         const YEAR_2020_MS: i64 = 1_577_836_800_000;
-        let by_clock = (now.wall_ms - YEAR_2020_MS).max(0) / 1000;
-        let epoch = if self.has_begun {
-            (self.zxid >> 32) + 1
-        } else {
+        const MILLISECOND: i64 = 1 << 22;
+        let millis = (now.wall_ms - YEAR_2020_MS).max(1_000);
+        let seconds = (millis / 1_000).min(i64::from(i32::MAX));
+        let by_clock = (seconds << 32) + millis % 1_000 * MILLISECOND;
+        self.zxid = if by_clock > self.zxid {
             by_clock
+        } else {
+            ((self.zxid >> 32) + 1) << 32
         };
-        self.zxid = epoch.clamp(1, i64::from(i32::MAX)) << 32;
         self.sessions.begin(now.wall_ms);
         self.sessions.touch_all(now.steady_ms);
         let first = if self.has_begun {

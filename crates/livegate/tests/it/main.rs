@@ -12,6 +12,7 @@ mod harness;
 mod kill;
 mod memory;
 mod observe;
+mod registry_kill;
 mod reload;
 mod retry;
 mod shutdown;

@@ -162,11 +162,13 @@ impl Client {
             return false;
         };
         const MASK_BYTES: usize = 8;
-        if word == FourLetterWord::Stmk && self.reader.buffered() < 4 + MASK_BYTES {
+        let mut core = self.core.borrow_mut();
+        let takes_mask =
+            word == FourLetterWord::Stmk && core.options.four_letter_words.allows(word);
+        if takes_mask && self.reader.buffered() < 4 + MASK_BYTES {
             return true;
         }
         self.is_first = false;
-        let mut core = self.core.borrow_mut();
         let rest = self.reader.space().split_off(4);
         let text = four_letter::answer(&mut core, word, &rest);
         core.answer_word(&self.connection, text.as_bytes());

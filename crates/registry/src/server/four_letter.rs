@@ -37,9 +37,11 @@ pub(super) fn answer(core: &mut Core, word: FourLetterWord, rest: &[u8]) -> Stri
         FourLetterWord::Cons => connections(core, &mut text),
         FourLetterWord::Crst => {
             for connection in core.connections.values() {
-                let mut numbers = connection.numbers.borrow_mut();
-                numbers.latency = Default::default();
-                (numbers.received, numbers.sent) = (0, 0);
+                let established = connection.numbers.borrow().established;
+                connection.numbers.replace(Numbers {
+                    established,
+                    ..Numbers::default()
+                });
             }
             writeln!(text, "Connection stats reset.")
         }
@@ -50,7 +52,7 @@ pub(super) fn answer(core: &mut Core, word: FourLetterWord, rest: &[u8]) -> Stri
         FourLetterWord::Dump => dump(core, &mut text),
         FourLetterWord::Wchs => {
             core.machine.dump_watch_summary(&mut text);
-            writeln!(text)
+            Ok(())
         }
         FourLetterWord::Wchc => {
             core.machine.dump_watches_by_session(&mut text);
@@ -129,12 +131,17 @@ fn client(
         let latency = &numbers.latency;
         write!(
             text,
-            ",sid=0x{session:x},lop={},est={},to={},lcxid=0x{:x},lzxid=0x{:x},lresp={},llat={},\
-             minlat={},avglat={:.0},maxlat={}",
+            ",sid=0x{session:x},lop={},est={},to={}",
             operation(numbers.last_op),
             millis(numbers.established),
             core.machine.session_timeout_ms(session),
-            numbers.last_xid,
+        )?;
+        if numbers.last_op.is_some() {
+            write!(text, ",lcxid=0x{:x}", numbers.last_xid)?;
+        }
+        write!(
+            text,
+            ",lzxid=0x{:x},lresp={},llat={},minlat={},avglat={:.0},maxlat={}",
             outbox.newest(),
             millis(numbers.last_response),
             latency.last_ms(),

@@ -69,7 +69,6 @@ impl Apache {
             .args([
                 "-Dzookeeper.extendedTypesEnabled=true",
                 "-Dzookeeper.forceSync=no",
-                "-Dreadonlymode.enabled=true",
                 "-Dznode.container.checkIntervalMs=86400000",
             ])
             .arg(format!(

@@ -198,7 +198,7 @@ fn report(seed: u64, steps: &[Step], difference: &str) -> String {
     text
 }
 
-/// Leaves out steps as long as some step still differs.
+/// Leaves out steps as long as the last one still differs, and no other does.
 fn shrink(steps: &[Step], difference: &str) -> (Vec<Step>, String) {
     let deadline = Instant::now() + SHRINKING;
     let mut best = (steps.to_vec(), difference.to_owned());
@@ -210,7 +210,7 @@ fn shrink(steps: &[Step], difference: &str) -> (Vec<Step>, String) {
             let mut fewer = best.0[..start].to_vec();
             fewer.extend_from_slice(&best.0[end..]);
             match replay(&fewer) {
-                Some(found) => best = found,
+                Some(difference) => best = (fewer, difference),
                 None => start = end,
             }
         }
@@ -219,14 +219,13 @@ fn shrink(steps: &[Step], difference: &str) -> (Vec<Step>, String) {
     best
 }
 
-/// The steps up to the first that differs on new servers.
-fn replay(steps: &[Step]) -> Option<(Vec<Step>, String)> {
+/// The difference that the last step makes on new servers, if it makes one and no other step does.
+fn replay(steps: &[Step]) -> Option<String> {
     let pair = Pair::start(&settings())?;
     let mut run = Run::new(&pair);
-    for (number, step) in steps.iter().enumerate() {
-        if let Some(difference) = run.apply(step) {
-            return Some((steps[..=number].to_vec(), difference));
-        }
+    let (last, others) = steps.split_last()?;
+    if others.iter().any(|step| run.apply(step).is_some()) {
+        return None;
     }
-    None
+    run.apply(last)
 }

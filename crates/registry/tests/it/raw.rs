@@ -52,14 +52,20 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        // It may be closed already, which shows when reading.
+        stream.set_nodelay(true).ok();
         Self {
             stream,
             frames: FrameReader::new(ANSWER_BYTES_MAX),
         }
+    }
+
+    /// Waits this long for anything from now on.
+    pub(crate) fn be_patient_for(&mut self, time: Duration) {
+        self.stream.set_read_timeout(Some(time)).unwrap();
     }
 
     /// Sends bytes as they are. That the server has closed shows when reading.
