@@ -37,6 +37,9 @@ pub const LIST_BYTES_MAX: usize = 1024 * 1024;
 /// The most instances that one list may name.
 pub const LIST_INSTANCES_MAX: usize = 10_000;
 
+/// The most different host names that one list may name; addresses are not counted.
+pub const LIST_NAMES_MAX: usize = 256;
+
 /// The most metadata entries kept of one instance; the first ones in the order of their keys.
 pub const METADATA_ENTRIES_MAX: usize = 64;
 
@@ -240,6 +243,9 @@ pub enum LayoutError {
         /// Instances named.
         length: usize,
     },
+    /// A list names more hosts that have to be looked up than one list may.
+    #[error("more than {LIST_NAMES_MAX} host names in one list")]
+    TooManyNames,
     /// The data is not JSON.
     #[error("the data is not JSON: {0}")]
     Json(String),

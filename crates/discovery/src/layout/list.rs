@@ -1,9 +1,14 @@
 //! A whole list in the data of one node: `[{"host":"10.0.0.1","port":80,"weight":20}, "10.0.0.2:80"]`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::address::Address;
-use super::{Content, Description, LIST_BYTES_MAX, LIST_INSTANCES_MAX, LayoutError, host, json};
+use super::{
+    Content, Description, Host, LIST_BYTES_MAX, LIST_INSTANCES_MAX, LIST_NAMES_MAX, LayoutError,
+    host, json,
+};
 
 /// Bad elements do not hide the others.
 pub(super) fn read(data: &[u8]) -> Result<Content, LayoutError> {
@@ -22,8 +27,19 @@ pub(super) fn read(data: &[u8]) -> Result<Content, LayoutError> {
         });
     }
     let (mut instances, mut faults) = (Vec::new(), Vec::new());
+    let mut names = HashSet::new();
     for (index, element) in elements.iter().enumerate() {
-        match read_element(element) {
+        let read = read_element(element).and_then(|description| match &description.address.host {
+            Host::Name(name) if !names.contains(name) && names.len() == LIST_NAMES_MAX => {
+                Err(LayoutError::TooManyNames)
+            }
+            Host::Name(name) => {
+                names.insert(name.clone());
+                Ok(description)
+            }
+            Host::Ip(_) => Ok(description),
+        });
+        match read {
             Ok(description) => instances.push(description),
             Err(error) => faults.push((index, error)),
         }

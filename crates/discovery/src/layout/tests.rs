@@ -422,6 +422,14 @@ fn limits() {
     assert!(error(Layout::List, "x", &list).contains("10001 instances"));
     let list = format!("[{}]", " ".repeat(LIST_BYTES_MAX));
     assert!(error(Layout::List, "x", &list).contains("over the limit"));
+    let names: Vec<String> = (0..LIST_NAMES_MAX + 2)
+        .map(|host| format!("\"h{host}.a:1\""))
+        .collect();
+    let list = format!("[{},\"10.0.0.1:1\",\"h0.a:2\"]", names.join(","));
+    let Ok(Content::List { instances, faults }) = read(Layout::List, "x", list.as_bytes()) else {
+        panic!("not a list")
+    };
+    assert_eq!((instances.len(), faults.len()), (LIST_NAMES_MAX + 2, 2));
     for (text, weight) in [
         ("0", Some(0)),
         ("0.2", Some(1)),

@@ -53,7 +53,7 @@ pub(super) struct Roster {
     vectors: BTreeMap<Arc<str>, Vector>,
     names: HashMap<Arc<str>, Name>,
     /// Names to look up.
-    unknown: Vec<Arc<str>>,
+    unknown: HashSet<Arc<str>>,
     /// The nodes that claim an id, with their creation.
     claims: HashMap<InstanceId, Vec<(i64, Arc<str>)>>,
     pub(super) instances: Arc<BTreeMap<InstanceId, Instance>>,
@@ -69,7 +69,7 @@ impl Roster {
             entries: HashMap::new(),
             vectors: BTreeMap::new(),
             names: HashMap::new(),
-            unknown: Vec::new(),
+            unknown: HashSet::new(),
             claims: HashMap::new(),
             instances: Arc::default(),
             skipped: Arc::default(),
@@ -149,7 +149,7 @@ impl Roster {
     }
 
     /// Names that are to be looked up, each once.
-    pub(super) fn take_unknown(&mut self) -> Vec<Arc<str>> {
+    pub(super) fn take_unknown(&mut self) -> HashSet<Arc<str>> {
         std::mem::take(&mut self.unknown)
     }
 
@@ -200,9 +200,7 @@ impl Roster {
             let name = self.names.entry(Arc::clone(host)).or_default();
             name.users.insert(Arc::clone(node));
             // A changed node may mean that its name has another address now.
-            if !self.unknown.contains(host) {
-                self.unknown.push(Arc::clone(host));
-            }
+            self.unknown.insert(Arc::clone(host));
         }
     }
 
@@ -234,7 +232,7 @@ impl Roster {
         };
         let czxid = entry.incarnation.czxid;
         let before = std::mem::replace(&mut entry.instances, instances);
-        let skipped = faults.iter().map(|(key, _)| key.clone()).collect();
+        let skipped = faults.keys().cloned().collect();
         let skipped_before = std::mem::replace(&mut entry.skipped, skipped);
         let gone: Vec<_> = before
             .keys()
@@ -243,7 +241,7 @@ impl Roster {
             .collect();
         let ids: Vec<_> = entry.instances.keys().cloned().collect();
         for key in skipped_before {
-            if !faults.iter().any(|(fault, _)| *fault == key) {
+            if !faults.contains_key(&key) {
                 self.unskip(&key);
             }
         }
@@ -259,8 +257,8 @@ impl Roster {
     }
 
     /// The instances of a node, and its faults.
-    fn amount(&self, entry: &Entry) -> (BTreeMap<InstanceId, Instance>, Vec<(String, String)>) {
-        let (mut instances, mut skipped) = (BTreeMap::new(), Vec::new());
+    fn amount(&self, entry: &Entry) -> (BTreeMap<InstanceId, Instance>, BTreeMap<String, String>) {
+        let (mut instances, mut skipped) = (BTreeMap::new(), BTreeMap::new());
         let one = |description: &Description| -> Result<Instance, String> {
             Ok(Instance {
                 id: description.id.clone(),
@@ -275,25 +273,25 @@ impl Roster {
         match &entry.content {
             Some(Ok(Content::Instance(description))) => match one(description) {
                 Ok(instance) => drop(instances.insert(instance.id.clone(), instance)),
-                Err(cause) => skipped.push((entry.label.clone(), cause)),
+                Err(cause) => drop(skipped.insert(entry.label.clone(), cause)),
             },
             Some(Ok(Content::List {
                 instances: list,
                 faults,
             })) => {
                 for (index, error) in faults {
-                    skipped.push((format!("{}[{index}]", entry.label), error.to_string()));
+                    skipped.insert(format!("{}[{index}]", entry.label), error.to_string());
                 }
                 for description in list {
                     match one(description) {
                         Ok(instance) => drop(instances.insert(instance.id.clone(), instance)),
                         Err(cause) => {
-                            skipped.push((format!("{} {}", entry.label, description.id), cause));
+                            skipped.insert(format!("{} {}", entry.label, description.id), cause);
                         }
                     }
                 }
             }
-            Some(Err(cause)) => skipped.push((entry.label.clone(), cause.clone())),
+            Some(Err(cause)) => drop(skipped.insert(entry.label.clone(), cause.clone())),
             Some(Ok(Content::Vector(_))) | None => {}
         }
         (instances, skipped)
