@@ -228,13 +228,16 @@ fn programs_read_json() {
     assert_eq!(rooted(&["ls", "/"]).text(), "b\nc\n");
     assert_eq!(rooted(&["create", "/b/d"]).text(), "/b/d\n");
     let missing = format!("{}/missing", server.address());
-    let failed = zk(&["--registry", &missing, "create", "-p", "/x/y"]);
+    let rooted = |arguments: &[&str]| zk(&[&["--registry", &missing], arguments].concat());
+    let failed = rooted(&["create", "/x"]);
     assert!(
         failed
             .failure(1)
             .starts_with("no node /missing, which --registry names as the root: "),
         "{failed:?}"
     );
+    assert_eq!(rooted(&["create", "-p", "/x"]).text(), "/x\n");
+    assert_eq!(zk(&["ls", "/missing"]).text(), "x\n");
 }
 
 #[test]

@@ -116,8 +116,8 @@ fn no_node(chroot: &str, act: Act, path: &str) -> anyhow::Error {
     };
     match act {
         _ if missing == "/" => anyhow!(
-            "no node {chroot}, which --registry names as the root: create it with -p and a --registry \
-             that names only the servers"
+            "no node {chroot}, which --registry names as the root: create it with 'livegate zk create -p \
+             {chroot}' and a --registry of the servers alone"
         ),
         Act::Delete => anyhow!("no node {path}: there is nothing to delete"),
         Act::Read | Act::Create | Act::Set => {

@@ -77,7 +77,8 @@ pub(super) async fn create_parents(
     client: &Client,
     arguments: &CreateArguments,
 ) -> anyhow::Result<()> {
-    let parent = path::parent(&arguments.path).filter(|parent| *parent != "/");
+    // Also of the root, which --registry may have put below the server's.
+    let parent = path::parent(&arguments.path);
     let Some(parent) = parent.filter(|_| arguments.parents) else {
         return Ok(());
     };
