@@ -1,7 +1,6 @@
 """The command line: `bench/run --help`."""
 
 import argparse
-import fcntl
 import json
 import os
 import signal
@@ -13,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import install, profile, proxies, replies, report, scenarios
+from .arguments import cpus, names, positive
+from .machine import describe, take_turn
 from .measure import Bench, measure
 from .origin import Origin
 from .process import raise_descriptor_limit, read_on_time
@@ -23,55 +24,29 @@ WORK = REPOSITORY / "bench" / ".work"
 _IDLE_ROUNDS = 3
 
 
-def _cpus(text):
-    cpus = [int(word) for word in text.split(",")]
-    if not set(cpus) <= os.sched_getaffinity(0):
-        raise argparse.ArgumentTypeError(f"this machine lets us use cores {sorted(os.sched_getaffinity(0))}")
-    return cpus
-
-
-def _names(allowed, what):
-    def parse(text):
-        names = text.split(",")
-        unknown = [name for name in names if name not in allowed]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"no {what} {unknown[0]!r}; there are {', '.join(allowed)}")
-        return list(dict.fromkeys(names))
-    return parse
-
-
-def _positive(kind):
-    def parse(text):
-        value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError("must be greater than 0")
-        return value
-    return parse
-
-
 def _arguments():
     parser = argparse.ArgumentParser(
         prog="bench/run", description="Measures livegate beside nginx and HAProxy: CPU time per request, "
         "requests per second, latency, memory. Installs what is missing (as root). See bench/README.md.",
         epilog="example: bench/run --scenarios small,64k --rounds 9 --json figures.json")
-    names = [*scenarios.NAMES, *scenarios.GROUPS]
-    parser.add_argument("--scenarios", type=_names(names, "scenario"), default=["default"], metavar="NAME,...",
-                        help=f"of {', '.join(names)} (default: default)")
-    parser.add_argument("--proxies", type=_names(proxies.NAMES, "proxy"), default=proxies.DEFAULT,
+    choices = [*scenarios.NAMES, *scenarios.GROUPS]
+    parser.add_argument("--scenarios", type=names(choices, "scenario"), default=["default"], metavar="NAME,...",
+                        help=f"of {', '.join(choices)} (default: default)")
+    parser.add_argument("--proxies", type=names(proxies.NAMES, "proxy"), default=proxies.DEFAULT,
                         metavar="NAME,...", help=f"of {', '.join(proxies.NAMES)} (default: the first three)")
     parser.add_argument("--livegate", type=Path, metavar="PATH", help="this binary instead of a build of the checkout")
-    parser.add_argument("--rounds", type=_positive(int), metavar="N", help="rounds per scenario (default 5)")
-    parser.add_argument("--seconds", type=_positive(float), metavar="S", help="measured part of a round (default 4)")
+    parser.add_argument("--rounds", type=positive(int), metavar="N", help="rounds per scenario (default 5)")
+    parser.add_argument("--seconds", type=positive(float), metavar="S", help="measured part of a round (default 4)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 second, unless told otherwise")
     parser.add_argument("--balance", choices=list(proxies.BALANCERS), default="round-robin")
     parser.add_argument("--equal-work", action="store_true", help="nginx and HAProxy add the forwarding headers and "
                         "log the fields that livegate does (without it they do less)")
-    parser.add_argument("--connections", type=_positive(int), metavar="N",
+    parser.add_argument("--connections", type=positive(int), metavar="N",
                         help="client connections of the scenarios with a closed loop (default 64)")
-    parser.add_argument("--workers", type=_positive(int), default=2, metavar="N",
+    parser.add_argument("--workers", type=positive(int), default=2, metavar="N",
                         help="workers in the spread scenarios (default 2; all others run one)")
-    parser.add_argument("--proxy-cpus", type=_cpus, default="1", metavar="N,...", help="cores of the proxy (default 1)")
-    parser.add_argument("--load-cpus", type=_cpus, default="0", metavar="N,...",
+    parser.add_argument("--proxy-cpus", type=cpus, default="1", metavar="N,...", help="cores of the proxy (default 1)")
+    parser.add_argument("--load-cpus", type=cpus, default="0", metavar="N,...",
                         help="cores of the load generator and the origin (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes all figures to FILE")
     parser.add_argument("--check", action="store_true", help="compares with the targets; exit 1 when one is missed")
@@ -86,16 +61,6 @@ def _arguments():
         parser.error("--profile goes neither with --json nor with --check")
     options.chosen = scenarios.select(options.scenarios, options.workers, options.connections)
     return options
-
-
-def _take_turn(stack):
-    """One benchmark at a time: two would measure each other."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    lock = stack.enter_context(open(WORK / "lock", "w"))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RuntimeError("another bench/run is at work in this checkout; wait for it") from None
 
 
 def _programs(options):
@@ -116,14 +81,8 @@ def _programs(options):
 
 def _about(options, programs):
     arguments = {"nginx": "-v", "haproxy": "-v", "livegate": "--version", "wrk": "-v", "h2load": "--version"}
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), "unknown")
-    siblings = Path(f"/sys/devices/system/cpu/cpu{options.proxy_cpus[0]}/topology/thread_siblings_list")
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"cpu": model, "cores": os.cpu_count(), "kernel": os.uname().release, "load": os.getloadavg(),
-                    "proxy_cpus": options.proxy_cpus, "load_cpus": options.load_cpus,
-                    "proxy_cpu_siblings": siblings.read_text().strip() if siblings.exists() else "unknown"},
+        **describe(options.proxy_cpus, options.load_cpus, "proxy"),
         "versions": {name: install.version(programs[name], argument)
                      for name, argument in arguments.items() if name in programs},
         "settings": {"rounds": options.rounds, "seconds": options.seconds, "balance": options.balance,
@@ -198,7 +157,7 @@ def _check_access_log(path, requests, rounds):
 
 def _run(options):
     with ExitStack() as stack:
-        _take_turn(stack)
+        take_turn(stack, WORK)
         if raise_descriptor_limit() < 12_000 and any(s.kind == "idle" for s in options.chosen):
             raise RuntimeError("the limit of open files is under 12 000; raise it: ulimit -n 65536")
         programs = _programs(options)

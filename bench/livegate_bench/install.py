@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 _PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client",
-             "valgrind": "valgrind", "strace": "strace"}
+             "valgrind": "valgrind", "strace": "strace", "java": "default-jre-headless"}
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _SBIN = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 
@@ -54,11 +54,36 @@ def build_livegate(repository):
     """A release build of this checkout; returns the binary's path."""
     if find("cargo") is None:
         raise RuntimeError("cargo is not installed; give --livegate PATH, or --proxies nginx,haproxy")
-    print("building livegate (release)", flush=True)
-    subprocess.run(["cargo", "build", "--release", "--locked", "-p", "livegate"], cwd=repository, check=True)
+    return _build(repository, "livegate", "-p", "livegate")
+
+
+def build_example(repository, package, example):
+    """A release build of an example of this checkout; returns the binary's path."""
+    if find("cargo") is None:
+        raise RuntimeError("cargo is not installed")
+    return _build(repository, f"examples/{example}", "-p", package, "--example", example)
+
+
+def _build(repository, binary, *what):
+    print(f"building {binary} (release)", flush=True)
+    subprocess.run(["cargo", "build", "--release", "--locked", *what], cwd=repository, check=True)
     metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"],
                               cwd=repository, check=True, capture_output=True)
-    return Path(json.loads(metadata.stdout)["target_directory"]) / "release" / "livegate"
+    return Path(json.loads(metadata.stdout)["target_directory"]) / "release" / binary
+
+
+def require_package(package, file):
+    """Installs a Debian package unless this file of it is there."""
+    if not file.exists():
+        _apt_install([package])
+    if not file.exists():
+        raise RuntimeError(f"{file} is missing; install Debian's package {package}")
+
+
+def package_version(package):
+    """The version of an installed Debian package."""
+    answer = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True)
+    return answer.stdout.strip() or "unknown"
 
 
 def version(program, argument):

@@ -41,11 +41,13 @@ def ratios(results, figure, rival):
     return (median(each), min(each), max(each)) if each else None
 
 
-def _table(rows):
+def table(rows, left=1):
+    """Rows as aligned text; this many columns are aligned to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        cells = [cell.ljust(width) if column < left else cell.rjust(width)
+                 for column, (cell, width) in enumerate(zip(row, widths))]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -65,7 +67,7 @@ def scenario_text(scenario, results):
         invalid = sum(not entry.is_valid() for entry in results[proxy])
         rows.append([proxy, *cells, f"{invalid}/{len(results[proxy])}"])
     count = max(len(rounds) for rounds in results.values())
-    lines = [f"{scenario.name}: {_detail(scenario)} (medians of {count} round{'s' * (count != 1)})", _table(rows)]
+    lines = [f"{scenario.name}: {_detail(scenario)} (medians of {count} round{'s' * (count != 1)})", table(rows)]
     for rival in results:
         found = ratios(results, _HEADLINE[scenario.kind], rival) if rival != "livegate" else None
         if found:

@@ -2,7 +2,7 @@
 
 import unittest
 
-from . import report, scenarios
+from . import registry_report, report, scenarios
 from .measure import Round
 from .process import CpuReading, cpu_between
 
@@ -66,6 +66,33 @@ class Selection(unittest.TestCase):
     def test_connections_are_for_the_closed_loop_only(self):
         small, idle = scenarios.select(["small", "idle-memory"], 1, connections=8)
         self.assertEqual((small.connections, idle.connections), (8, scenarios.IDLE_CONNECTIONS))
+
+
+class RegistryVerdicts(unittest.TestCase):
+    def _met(self, results):
+        return [met for _, met in registry_report.verdicts(results)]
+
+    def _rounds(self, ours, theirs, p99=1):
+        return {"livegate": [{"per_second": value, "p99_us": p99} for value in ours],
+                "apache": [{"per_second": value, "p99_us": 1} for value in theirs]}
+
+    def test_rounds_are_compared_in_pairs(self):
+        rounds = self._rounds([300, 30, 300], [100, 10, 200])
+        self.assertEqual(registry_report.ratios(rounds, "per_second"), (3.0, 1.5, 3.0))
+
+    def test_twice_the_operations_and_no_worse_p99(self):
+        self.assertEqual(self._met({"load": {"set-64x16": self._rounds([19], [10])}}), [False, True])
+        self.assertEqual(self._met({"load": {"set-64x16": self._rounds([20], [10], p99=1.1)}}), [True, False])
+
+    def test_memory_is_compared_with_the_default_heap(self):
+        entry = {"start_ms": [99, 150, 98]}
+        results = {"livegate": {**entry, "empty_kib": 20, "full_kib": 21}, "apache": {"empty_kib": 100, "full_kib": 100},
+                   "apache-256m": {"empty_kib": 1, "full_kib": 1}}
+        self.assertEqual(self._met({"memory": results}), [True, True, False])
+
+    def test_one_server_alone_has_no_ratio(self):
+        self.assertEqual(self._met({"load": {"set-64x16": {"apache": [{"per_second": 1, "p99_us": 1}]}},
+                                    "memory": {"apache": {}}, "fanout": {"apache": {"last_us": [1]}}}), [])
 
 
 if __name__ == "__main__":

@@ -62,13 +62,21 @@ impl Balancer {
     ) -> Result<Pick, NoEndpoint> {
         let view = self.shared.view.load();
         let stamp = self.shared.signal.stamp(now);
-        let endpoint = view.choose(&self.shared.chance, key, avoid, stamp)?;
-        let panic = endpoint.is_unfit();
-        if panic {
-            self.shared.panic_picks.fetch_add(1, Relaxed);
-        }
         let bounded = key.is_some() && view.rotation.is_bounded();
-        Ok(Pick::new(Arc::clone(endpoint), panic, bounded, now))
+        loop {
+            let endpoint = view.choose(&self.shared.chance, key, avoid, stamp)?;
+            let panic = endpoint.is_unfit();
+            let pick = Pick::new(Arc::clone(endpoint), panic, bounded, now);
+            if endpoint.is_closed() {
+                // Just now: whoever closed it may not have seen this request in flight, and told
+                // the instance that there is none. It is not chosen again.
+                continue;
+            }
+            if panic {
+                self.shared.panic_picks.fetch_add(1, Relaxed);
+            }
+            return Ok(pick);
+        }
     }
 
     /// All endpoints with state, reasons and counters.

@@ -5,7 +5,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -189,7 +192,8 @@ impl Endpoint {
         self.key
     }
 
-    /// The instance's id.
+    /// The id that the instance was first known by. It may register again under another one; the
+    /// [`Member`](crate::Member) of a view has the current one.
     pub fn id(&self) -> &InstanceId {
         &self.id
     }
@@ -210,6 +214,17 @@ impl Endpoint {
     /// made to be looked at while waiting for a response head.
     pub fn is_lost(&self) -> bool {
         self.flags.load(Relaxed) & flag::LOST != 0
+    }
+
+    /// Whether nothing is in flight to it. When it is [closed](Self::is_closed) to new requests, too,
+    /// nothing will be: of a request that is counted in and a closing one sees the other.
+    pub fn is_idle(&self) -> bool {
+        lower_half(self.hot.load.load(SeqCst)) == 0
+    }
+
+    /// Whether it is not to be used whatever its health: draining, out of service, weight 0, gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.flags.load(SeqCst) & flag::CLOSED != 0
     }
 
     /// Whether it is no longer listed, so that idle connections to it are of no use. An instance
@@ -268,9 +283,9 @@ impl Endpoint {
     /// Sets or clears flags; says whether that changed anything.
     pub(crate) fn set_flags(&self, flags: u32, on: bool) -> bool {
         if on {
-            self.flags.fetch_or(flags, Relaxed) & flags != flags
+            self.flags.fetch_or(flags, SeqCst) & flags != flags
         } else {
-            self.flags.fetch_and(!flags, Relaxed) & flags != 0
+            self.flags.fetch_and(!flags, SeqCst) & flags != 0
         }
     }
 
@@ -318,7 +333,7 @@ impl Endpoint {
 
     /// Counts a request in.
     pub(crate) fn begin(&self, now: Instant) {
-        let before = self.hot.load.fetch_add(IN_FLIGHT + WAITING, Relaxed);
+        let before = self.hot.load.fetch_add(IN_FLIGHT + WAITING, SeqCst);
         if before < WAITING {
             self.hot
                 .waiting_since
@@ -339,7 +354,11 @@ impl Endpoint {
         } else {
             IN_FLIGHT
         };
-        self.hot.load.fetch_sub(load, Relaxed);
+        let before = self.hot.load.fetch_sub(load, SeqCst);
+        if lower_half(before) == 1 && self.flags() & flag::CLOSED != 0 {
+            // Somebody may wait for it to be let go.
+            self.signal.wake.notify_one();
+        }
     }
 
     pub(crate) fn heard(&self, now: Instant) {

@@ -8,16 +8,24 @@ mod balance;
 mod balancer;
 mod dice;
 mod endpoint;
+pub mod layout;
 mod pick;
 mod policy;
+mod saved;
 mod snapshot;
 mod updater;
 mod view;
+mod watch;
 
 pub use balancer::{Balancer, channel};
 pub use endpoint::{Endpoint, EndpointKey};
 pub use pick::{NoEndpoint, Outcome, Pick};
-pub use policy::{Balance, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
+pub use policy::{Balance, HoldPolicy, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
+pub use saved::{Keeper, SavedSnapshots};
 pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
 pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
-pub use view::{EndpointState, Member, Reason, View};
+pub use view::{EndpointState, Member, Reason, Shadowed, View};
+pub use watch::{
+    Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, WatchStats,
+    Weights, watch,
+};

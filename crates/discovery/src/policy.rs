@@ -130,18 +130,42 @@ impl Default for StallPolicy {
     }
 }
 
+/// When endpoints that the registry no longer names are kept all the same: a deletion is a claim,
+/// not a fact, when many leave at once or contact with the registry was lost a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldPolicy {
+    /// How long they are kept while their probes pass and the registry can be asked. As long after
+    /// contact with the registry was regained, whatever leaves is held. Zero never holds.
+    pub grace: Duration,
+    /// So many probes in a row that are not answered in time end a hold; a refused one does at
+    /// once.
+    pub fall: u32,
+}
+
+impl Default for HoldPolicy {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(60),
+            fall: 2,
+        }
+    }
+}
+
 /// Everything that decides how the endpoints of one service are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// How to choose.
     pub balance: Balance,
     /// A new endpoint's weight grows from a tenth to the whole over this time; zero turns that
-    /// off. Endpoints of the first snapshot are not new.
+    /// off. How old an endpoint of the first snapshot is, its registration tells; those without
+    /// one are not new.
     pub warm_up: Duration,
     /// Ejection by failures.
     pub outlier: OutlierPolicy,
     /// Avoidance by silence.
     pub stall: StallPolicy,
+    /// What happens to those that the registry no longer names.
+    pub hold: HoldPolicy,
     /// When less than this share of the usable endpoints is fit, those that still answer, however
     /// badly, are used as well, lest the few that are left break down under the load of all
     /// (Envoy's panic threshold); 0 turns that off.
@@ -155,6 +179,7 @@ impl Default for Policy {
             warm_up: Duration::ZERO,
             outlier: OutlierPolicy::default(),
             stall: StallPolicy::default(),
+            hold: HoldPolicy::default(),
             panic_percent: 50,
         }
     }

@@ -5,25 +5,31 @@
 //! [`Updater::connected`], [`Updater::refused`], [`Updater::spoke`]) and traffic (through the
 //! endpoints' own counters, looked at by [`Updater::tick`]) say who is fit; the operator says who
 //! may ([`Updater::set_drained`]). None overrules another: an endpoint is picked when nobody
-//! objects.
+//! objects. Only when discovery stops naming an endpoint under doubtful circumstances is it held
+//! until probes, time or the operator tell.
 
 mod entry;
+mod hold;
+mod listing;
+mod membership;
 mod outlier;
 mod quarantine;
 mod stall;
 mod transition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
 use crate::balance::{Rotation, Slot};
 use crate::balancer::Shared;
 use crate::endpoint::{Endpoint, Grade};
 use crate::policy::{Balance, Policy};
-use crate::snapshot::{Instance, InstanceId, Snapshot, Status};
-use crate::view::{Member, View};
+use crate::snapshot::{Instance, InstanceId};
+use crate::view::{Member, Shadowed, View};
 use entry::{Entry, WARM};
+use hold::{Contact, WINDOW};
 use stall::LatestAnswers;
 use transition::Change;
 pub use transition::Transition;
@@ -33,17 +39,42 @@ pub use transition::Transition;
 pub struct Updater {
     policy: Policy,
     shared: Arc<Shared>,
-    status: Status,
+    contact: Contact,
     revision: u64,
+    /// The wall clock at an instant, for ages of registrations.
+    clock: (Instant, SystemTime),
+    /// One for each address: those that are named, and those that are held.
     entries: BTreeMap<InstanceId, Entry>,
-    /// Those that left a moment ago, and when.
-    departed: BTreeMap<InstanceId, (Entry, Instant)>,
-    /// Instances that the operator drained, and since when; known or not, for an instance that
-    /// restarts stays drained.
-    drained: BTreeMap<InstanceId, Instant>,
+    /// Under which id each address is found in `entries`.
+    addresses: HashMap<SocketAddr, InstanceId>,
+    /// Grows when endpoints come or go.
+    membership: u64,
+    shadowed: Arc<[Shadowed]>,
+    /// Those that left a moment ago.
+    departed: BTreeMap<SocketAddr, Departed>,
+    /// Instances that the operator drained; known or not, for an instance that restarts stays
+    /// drained.
+    drained: BTreeMap<InstanceId, Drain>,
     /// Whether there were any instances yet; the first ones are not new.
     has_begun: bool,
     is_dirty: bool,
+}
+
+/// An endpoint that left. It is the same if it is back within [`WINDOW`]: Curator deletes and makes
+/// its nodes anew on every reconnect.
+#[derive(Debug)]
+struct Departed {
+    entry: Entry,
+    left: Instant,
+    /// It left alone; if many follow, it is one of them.
+    is_doubtful: bool,
+}
+
+/// The operator's word about an instance.
+#[derive(Debug)]
+struct Drain {
+    since: Instant,
+    address: SocketAddr,
 }
 
 /// What a health check finds. The cause is shown to people: "status 500".
@@ -75,6 +106,9 @@ pub enum Doubt {
     Connects,
     /// Whether it says anything at all, if only an error.
     Speaks,
+    /// Whether it still accepts connections, though the registry no longer names it. To be asked
+    /// every second or so for as long as it is held.
+    Held,
 }
 
 /// The instance is not known.
@@ -82,18 +116,18 @@ pub enum Doubt {
 #[error("no such instance")]
 pub struct UnknownInstance;
 
-/// An instance that leaves and comes back under the same id and address within this time is the
-/// same; Curator deletes and makes its nodes anew on every reconnect.
-const SAME_WITHIN: Duration = Duration::from_secs(1);
-
 impl Updater {
     pub(crate) fn new(policy: Policy, shared: Arc<Shared>) -> Self {
         Self {
             policy,
             shared,
-            status: Status::Pending,
+            contact: Contact::none(),
             revision: 0,
+            clock: (Instant::now(), SystemTime::now()),
             entries: BTreeMap::new(),
+            addresses: HashMap::new(),
+            membership: 0,
+            shadowed: Arc::default(),
             departed: BTreeMap::new(),
             drained: BTreeMap::new(),
             has_begun: false,
@@ -105,85 +139,6 @@ impl Updater {
     /// now. Wake-ups do not add up. Cancel-safe.
     pub async fn woken(&self) {
         self.shared.signal.wake.notified().await;
-    }
-
-    /// Takes in a new snapshot and publishes the view it makes. Endpoints keep counters, health
-    /// and running requests through changes of weight, metadata and state.
-    pub fn apply(&mut self, snapshot: &Snapshot, now: Instant) -> Vec<Transition> {
-        self.status = snapshot.status;
-        self.revision = snapshot.revision;
-        let mut transitions = Vec::new();
-        let instances = &snapshot.instances;
-        let stays = |entry: &Entry| {
-            let instance = instances.get(&entry.instance.id);
-            instance.is_some_and(|instance| instance.address == entry.instance.address)
-        };
-        let leavers: Vec<InstanceId> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| !stays(entry))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in leavers {
-            transitions.extend(self.leave(&id, now));
-        }
-        for instance in instances.values() {
-            let changes = match self.entries.get_mut(&instance.id) {
-                Some(entry) => entry.update(instance, self.policy.warm_up, now),
-                None => self.join(instance, now),
-            };
-            transitions.extend(
-                changes
-                    .into_iter()
-                    .map(|change| change.of(&instance.id, now)),
-            );
-        }
-        self.has_begun |= !self.entries.is_empty();
-        self.is_dirty = true;
-        transitions.extend(self.tick(now));
-        transitions
-    }
-
-    fn leave(&mut self, id: &InstanceId, now: Instant) -> Option<Transition> {
-        let entry = self.entries.remove(id)?;
-        entry.close(true);
-        let cause = format!("no longer listed, {} in flight", entry.endpoint.in_flight());
-        self.departed.insert(id.clone(), (entry, now));
-        Some(Change::new("left", cause).of(id, now))
-    }
-
-    fn join(&mut self, instance: &Instance, now: Instant) -> Vec<Change> {
-        let departed = self.departed.remove(&instance.id).filter(|(entry, left)| {
-            entry.instance.address == instance.address
-                && now.saturating_duration_since(*left) <= SAME_WITHIN
-        });
-        let (entry, changes) = match departed {
-            Some((mut entry, _)) => {
-                let mut changes = vec![Change::new(
-                    "rejoined",
-                    "back within a second, nothing reset",
-                )];
-                changes.extend(entry.update(instance, self.policy.warm_up, now));
-                (entry, changes)
-            }
-            None => {
-                let signal = Arc::clone(&self.shared.signal);
-                let endpoint =
-                    Arc::new(Endpoint::new(instance.id.clone(), instance.address, signal));
-                let mut entry = Entry::new(Arc::new(instance.clone()), endpoint, now);
-                entry.drain(self.drained.get(&instance.id).copied());
-                if self.has_begun {
-                    entry.begin_warm_up(self.policy.warm_up, now);
-                }
-                let cause = format!(
-                    "listed at {} with weight {}",
-                    instance.address, instance.weight
-                );
-                (entry, vec![Change::new("joined", cause)])
-            }
-        };
-        self.entries.insert(instance.id.clone(), entry);
-        changes
     }
 
     /// Takes in a new policy; nothing that is known about endpoints is lost.
@@ -199,7 +154,8 @@ impl Updater {
         self.tick(now)
     }
 
-    /// The operator drains an instance, or no longer does. It stays drained when it restarts.
+    /// The operator drains an instance, or no longer does. It stays drained when it restarts. One
+    /// that is held is dropped.
     pub fn set_drained(
         &mut self,
         id: &InstanceId,
@@ -207,14 +163,17 @@ impl Updater {
         now: Instant,
     ) -> Result<Vec<Transition>, UnknownInstance> {
         let entry = self.entries.get_mut(id);
-        if entry.is_none() && !self.drained.contains_key(id) {
-            return Err(UnknownInstance);
-        }
+        let address = match (&entry, self.drained.get(id)) {
+            (Some(entry), _) => entry.instance.address,
+            (None, Some(drain)) => drain.address,
+            (None, None) => return Err(UnknownInstance),
+        };
         if drained == self.drained.contains_key(id) {
             return Ok(Vec::new());
         }
         let change = if drained {
-            self.drained.insert(id.clone(), now);
+            let since = now;
+            self.drained.insert(id.clone(), Drain { since, address });
             Change::new("drained", "by the operator")
         } else {
             self.drained.remove(id);
@@ -224,6 +183,22 @@ impl Updater {
             entry.drain(drained.then_some(now));
         }
         let mut transitions = vec![change.of(id, now)];
+        transitions.extend(self.tick(now));
+        Ok(transitions)
+    }
+
+    /// The operator drops a held instance: it is gone until the registry names it again. Nothing
+    /// happens to one that the registry names.
+    pub fn drop_held(
+        &mut self,
+        id: &InstanceId,
+        now: Instant,
+    ) -> Result<Vec<Transition>, UnknownInstance> {
+        let entry = self.entries.get(id).ok_or(UnknownInstance)?;
+        if entry.hold.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut transitions = self.end_hold(id, "dropped by the operator", now);
         transitions.extend(self.tick(now));
         Ok(transitions)
     }
@@ -245,6 +220,9 @@ impl Updater {
     /// against the former one is forgotten, but for the health check's verdict.
     pub fn connected(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
         self.weigh(endpoint, now, |entry, policy| {
+            if let Some(hold) = &mut entry.hold {
+                hold.connected();
+            }
             // What requests have done so far comes first.
             let (so_far, lifted) = entry.quarantine.tick(&entry.endpoint, now);
             let (change, released) = entry
@@ -268,6 +246,17 @@ impl Updater {
         })
     }
 
+    /// A probe did not connect in time. That counts against an endpoint that is held, and means
+    /// nothing otherwise: the health check has its own rules.
+    pub fn unanswered(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
+        let entry = self.entry_of(endpoint);
+        let Some(hold) = entry.and_then(|entry| entry.hold.as_mut()) else {
+            return Vec::new();
+        };
+        hold.unanswered();
+        self.tick(now)
+    }
+
     /// A probe got a byte from the endpoint, be it an error: it is not frozen.
     pub fn spoke(&mut self, endpoint: &Endpoint, now: Instant) -> Vec<Transition> {
         self.weigh(endpoint, now, |entry, _| {
@@ -288,15 +277,32 @@ impl Updater {
                 Grade::Closed => return None,
                 // To see whether it goes away and comes back as another process.
                 _ if entry.outlier.is_ejected() => Doubt::Connects,
+                _ if entry.hold.is_some() => Doubt::Held,
                 Grade::Fit | Grade::Failing | Grade::Silent => return None,
             };
             Some((&entry.endpoint, doubt))
         })
     }
 
-    /// The endpoints of the current snapshot.
+    /// The endpoints of the current snapshot, and those that are held.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.entries.values().map(|entry| &entry.endpoint)
+    }
+
+    /// Grows whenever [`endpoints`](Self::endpoints) has others than before.
+    pub fn membership(&self) -> u64 {
+        self.membership
+    }
+
+    /// The instances that the registry or the operator drains, and to which nothing is in flight
+    /// from any thread, nor will be while they are drained: what a drain is acknowledged by. When
+    /// the last request ends, the updater is [woken](Self::woken).
+    pub fn drained_idle(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        let idle = self
+            .entries
+            .values()
+            .filter(|entry| entry.is_draining() && entry.endpoint.is_idle());
+        idle.map(|entry| &entry.instance)
     }
 
     /// Looks at what requests and time have done, and publishes a view if that changes anything.
@@ -305,24 +311,42 @@ impl Updater {
         let answers = LatestAnswers::of(self.entries.values().map(|entry| &*entry.endpoint));
         let policy = self.policy;
         let mut transitions = Vec::new();
+        // One pass: with thousands of endpoints each costs more than what it does.
+        let (mut is_due, mut is_held, mut is_news) = (false, false, false);
         for (id, entry) in &mut self.entries {
+            let was_quarantined = entry.quarantine.is_on();
             let (quarantine, released) = entry.quarantine.tick(&entry.endpoint, now);
             if let Some(released) = released {
                 entry.released(released, policy.warm_up, now);
             }
+            let idle = entry.tell_idle();
             let peers_answered = answers.by_others(&entry.endpoint);
             let stall = entry
                 .stall
                 .tick(&entry.endpoint, &policy.stall, peers_answered, now);
             let outlier = entry.outlier.tick(&entry.endpoint, &policy.outlier, now);
             let warm = entry.warm(policy.warm_up, now);
-            let changes = [quarantine, stall, outlier, warm].into_iter().flatten();
+            let changes = [quarantine, stall, outlier, warm, idle]
+                .into_iter()
+                .flatten();
+            let before = transitions.len();
             transitions.extend(changes.map(|change| change.of(id, now)));
+            if transitions.len() > before || entry.quarantine.is_on() != was_quarantined {
+                entry.touch();
+            }
+            is_due |= entry.outlier.is_due(&entry.endpoint, &policy.outlier);
+            is_held |= entry.hold.is_some();
+            is_news |= entry.is_news();
         }
-        transitions.extend(self.eject(now));
+        if is_held {
+            transitions.extend(self.end_holds(now));
+        }
+        if is_due {
+            transitions.extend(self.eject(now));
+        }
         self.departed
-            .retain(|_, (_, left)| now.saturating_duration_since(*left) <= SAME_WITHIN);
-        if self.is_dirty || self.entries.values().any(Entry::is_news) {
+            .retain(|_, departed| now.saturating_duration_since(departed.left) <= WINDOW);
+        if self.is_dirty || is_news {
             self.publish();
         }
         transitions
@@ -331,13 +355,6 @@ impl Updater {
     /// Ejects those that are due, as far as the bounds allow.
     fn eject(&mut self, now: Instant) -> Vec<Transition> {
         let policy = self.policy.outlier;
-        if !self
-            .entries
-            .values()
-            .any(|entry| entry.outlier.is_due(&entry.endpoint, &policy))
-        {
-            return Vec::new();
-        }
         let count = |grade: fn(Grade) -> bool| {
             self.entries
                 .values()
@@ -367,6 +384,8 @@ impl Updater {
                     .eject(&entry.endpoint, &policy, now)
                     .of(id, now),
             );
+            entry.touch();
+            self.is_dirty = true;
             ejected += 1;
             fit -= usize::from(was_fit);
         }
@@ -380,19 +399,30 @@ impl Updater {
         now: Instant,
         evidence: impl FnOnce(&mut Entry, &Policy) -> Vec<Change>,
     ) -> Vec<Transition> {
-        let entry = self.entries.get_mut(endpoint.id());
-        let Some(entry) = entry.filter(|entry| entry.endpoint.key() == endpoint.key()) else {
+        let policy = self.policy;
+        let Some(entry) = self.entry_of(endpoint) else {
             return Vec::new();
         };
-        let changes = evidence(entry, &self.policy);
+        let before = entry.quarantine.reason();
+        let changes = evidence(entry, &policy);
+        if !changes.is_empty() || entry.quarantine.reason() != before {
+            entry.touch();
+        }
         let mut transitions: Vec<Transition> = changes
             .into_iter()
-            .map(|change| change.of(endpoint.id(), now))
+            .map(|change| change.of(&entry.instance.id, now))
             .collect();
         if entry.is_news() {
             transitions.extend(self.tick(now));
         }
         transitions
+    }
+
+    /// What is known about an endpoint, unless it has left.
+    fn entry_of(&mut self, endpoint: &Endpoint) -> Option<&mut Entry> {
+        let id = self.addresses.get(&endpoint.address())?;
+        let entry = self.entries.get_mut(id)?;
+        (entry.endpoint.key() == endpoint.key()).then_some(entry)
     }
 
     fn publish(&mut self) {
@@ -438,11 +468,12 @@ impl Updater {
         );
         self.shared.view.store(Arc::new(View {
             revision: self.revision,
-            status: self.status,
+            status: self.contact.status,
             rotation,
             accepts,
             may_panic: self.policy.panic_percent > 0,
             members,
+            shadowed: Arc::clone(&self.shadowed),
         }));
     }
 }

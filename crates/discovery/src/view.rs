@@ -8,7 +8,7 @@ use crate::balance::{Chance, Rotation};
 use crate::endpoint::{Endpoint, EndpointKey, Grade};
 use crate::pick::NoEndpoint;
 use crate::policy::Balance;
-use crate::snapshot::{Instance, Status};
+use crate::snapshot::{Instance, InstanceId, Status};
 
 /// Whether and why not an endpoint is used; of several reasons the last in this order counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,8 @@ pub enum EndpointState {
     Fit,
     /// Fit, with a share of traffic that still grows.
     Warming,
+    /// The registry no longer names it, but it is kept while it accepts connections.
+    Held,
     /// Its requests failed in a row.
     Ejected,
     /// Requests wait for it and no byte comes.
@@ -31,9 +33,10 @@ pub enum EndpointState {
 
 impl EndpointState {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Fit,
         Self::Warming,
+        Self::Held,
         Self::Ejected,
         Self::Stalled,
         Self::Unhealthy,
@@ -46,6 +49,7 @@ impl EndpointState {
         match self {
             Self::Fit => "fit",
             Self::Warming => "warming",
+            Self::Held => "held",
             Self::Draining => "draining",
             Self::Ejected => "ejected",
             Self::Stalled => "stalled",
@@ -61,9 +65,12 @@ impl EndpointState {
         match self {
             Self::Stalled => Self::Ejected.name(),
             Self::Quarantined => Self::Unhealthy.name(),
-            Self::Fit | Self::Warming | Self::Draining | Self::Ejected | Self::Unhealthy => {
-                self.name()
-            }
+            Self::Fit
+            | Self::Warming
+            | Self::Held
+            | Self::Draining
+            | Self::Ejected
+            | Self::Unhealthy => self.name(),
         }
     }
 }
@@ -120,12 +127,23 @@ impl Member {
     }
 }
 
+/// An instance that is registered at the address of another one, which is newer: a leftover of the
+/// process that listened there before. It takes no part in balancing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shadowed {
+    /// What discovery says about it.
+    pub instance: Arc<Instance>,
+    /// Who stands for the address.
+    pub by: InstanceId,
+}
+
 /// All endpoints of a service at one moment.
 #[derive(Debug)]
 pub struct View {
     pub(crate) revision: u64,
     pub(crate) status: Status,
     pub(crate) members: Box<[Member]>,
+    pub(crate) shadowed: Arc<[Shadowed]>,
     pub(crate) rotation: Rotation,
     /// The worst grade in the rotation.
     pub(crate) accepts: Grade,
@@ -140,6 +158,7 @@ impl View {
             revision: 0,
             status: Status::Pending,
             members: Box::default(),
+            shadowed: Arc::default(),
             rotation: Rotation::new(Balance::Random, Box::default(), Box::default(), None),
             accepts: Grade::Fit,
             may_panic: false,
@@ -156,9 +175,14 @@ impl View {
         self.status
     }
 
-    /// All endpoints, in the order of their ids.
+    /// All endpoints, in the order of their ids; no address occurs twice.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Instances whose address a newer one has, in the order of their ids.
+    pub fn shadowed(&self) -> &[Shadowed] {
+        &self.shadowed
     }
 
     /// Whether so few endpoints are fit that others are used as well.

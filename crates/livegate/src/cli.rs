@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 mod duration;
 mod logging;
 mod output;
+mod registry;
 mod run;
 mod signals;
 mod zk;
@@ -38,6 +39,13 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Run the embedded ZooKeeper-compatible registry alone.
+    #[command(
+        after_help = "Example:\n  livegate registry --listen 127.0.0.1:2181 --data-dir /var/lib/livegate\n\n\
+        --zoo-cfg reads clientPort, clientPortAddress, dataDir, tickTime, minSessionTimeout, maxSessionTimeout,\n\
+        maxClientCnxns and 4lw.commands.whitelist."
+    )]
+    Registry(registry::Arguments),
     /// Check a configuration and list everything that is wrong with it.
     #[command(after_help = "Example:\n  livegate check livegate.toml\n\n\
         Prints FILE:LINE:COLUMN: KEY: MESSAGE for each mistake; exit code 1 if there are any.")]
@@ -64,6 +72,7 @@ struct Usage(String);
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run::run(config.as_deref()),
+        Command::Registry(arguments) => registry::run(&arguments),
         Command::Check { file } => check(&file),
         Command::Zk(arguments) => zk::run(&arguments),
     };

@@ -10,11 +10,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use livegate_discovery::{Balancer, InstanceId, OutlierPolicy, Policy, Snapshot, channel};
+use livegate_discovery::{
+    Balancer, HoldPolicy, InstanceId, OutlierPolicy, Policy, Snapshot, channel,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::task::{Command, Inputs, Task};
+use crate::cluster::task::{Command, Inputs, Task, Wish};
 use crate::config::ServiceConfig;
 use crate::events::Events;
 use crate::metrics::ServiceMetrics;
@@ -56,12 +58,23 @@ const COMMANDS_MAX: usize = 16;
 
 impl Operator {
     /// Takes no new requests to an instance, or takes them again. Done when this returns: the next
-    /// pick obeys. An instance that restarts stays drained.
+    /// pick obeys. An instance that restarts stays drained; one that is held is dropped.
     pub async fn set_drained(&self, instance: &str, drained: bool) -> Result<(), OperatorError> {
+        let wish = if drained { Wish::Drain } else { Wish::Undrain };
+        self.command(instance, wish).await
+    }
+
+    /// No longer holds an instance that the registry does not name; it is in again when it is
+    /// registered again. Does nothing to one that is not held.
+    pub async fn drop_held(&self, instance: &str) -> Result<(), OperatorError> {
+        self.command(instance, Wish::Drop).await
+    }
+
+    async fn command(&self, instance: &str, wish: Wish) -> Result<(), OperatorError> {
         let (reply, answer) = oneshot::channel();
         let command = Command {
             instance: InstanceId::from(instance),
-            drained,
+            wish,
             reply,
         };
         self.commands
@@ -151,6 +164,10 @@ fn policy(config: &ServiceConfig) -> Policy {
             consecutive_failures: config.outlier.consecutive_failures,
             base_ejection: config.outlier.base_ejection,
             ejected_percent_max: config.outlier.ejected_percent_max,
+        },
+        hold: HoldPolicy {
+            grace: config.hold_grace,
+            fall: config.health_check.fall,
         },
         ..Policy::default()
     }

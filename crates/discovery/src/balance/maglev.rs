@@ -61,10 +61,11 @@ struct Candidate {
 fn fill(slots: &[Slot]) -> Box<[u16]> {
     let weight_max = slots.iter().map(|slot| slot.weight).max().unwrap_or(1) as f64;
     let candidate = |slot: &Slot| {
-        let id = slot.endpoint.id().as_str().as_bytes();
+        let address = slot.endpoint.address().to_string();
+        let name = address.as_bytes();
         Candidate {
-            next: xxh3_64_with_seed(id, 0) % TABLE_SIZE,
-            skip: xxh3_64_with_seed(id, 1) % (TABLE_SIZE - 1) + 1,
+            next: xxh3_64_with_seed(name, 0) % TABLE_SIZE,
+            skip: xxh3_64_with_seed(name, 1) % (TABLE_SIZE - 1) + 1,
             share: slot.weight as f64 / weight_max,
             owed: 0.0,
         }

@@ -3,8 +3,8 @@
 //! Every endpoint owns points on a circle in proportion to its weight; a key belongs to the next
 //! point. An endpoint that has more than its share in flight passes a key on to the next one, so a
 //! popular key cannot break its endpoint. The ring holds all endpoints that are open, fit or not:
-//! an unfit one passes its keys on, and gets exactly those back. It depends on ids and weights
-//! only, so all gateways agree.
+//! an unfit one passes its keys on, and gets exactly those back. It depends on addresses and weights
+//! only, so all gateways agree, also when instances register again under other ids.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -46,7 +46,7 @@ impl Ring {
         let mut points: Vec<(u64, u32)> = Vec::new();
         for (owner, (slot, count)) in slots.iter().zip(point_counts(&slots)).enumerate() {
             let owner = u32::try_from(owner).expect("fewer than 2^32 endpoints");
-            let seed = xxh3_64(slot.endpoint.id().as_str().as_bytes());
+            let seed = xxh3_64(slot.endpoint.address().to_string().as_bytes());
             points.extend((0..count).map(|point| (mix(seed.wrapping_add(mix(point))), owner)));
         }
         points.sort_unstable();

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::{Endpoint, flag};
+use crate::policy::HoldPolicy;
 use crate::snapshot::{Instance, InstanceState};
+use crate::updater::hold::{Contact, Hold};
 use crate::updater::outlier::Outlier;
 use crate::updater::quarantine::{Quarantine, Released};
 use crate::updater::stall::Stall;
@@ -19,6 +21,10 @@ pub(crate) struct Entry {
     pub(crate) outlier: Outlier,
     pub(crate) stall: Stall,
     health: Option<Reason>,
+    /// The registry no longer names it, and may be wrong.
+    pub(crate) hold: Option<Hold>,
+    /// Nothing is in flight to it while it drains, and that was told.
+    is_idle: bool,
     /// Since when the registry says what it says.
     registered_since: Instant,
     drained_since: Option<Instant>,
@@ -26,6 +32,8 @@ pub(crate) struct Entry {
     tenths: u32,
     /// What the published view was made from.
     published: Option<(u32, u32)>,
+    /// What it shows, for as long as that is true.
+    member: Option<Member>,
 }
 
 /// A weight that is warm, in tenths.
@@ -40,11 +48,14 @@ impl Entry {
             outlier: Outlier::default(),
             stall: Stall::default(),
             health: None,
+            hold: None,
+            is_idle: false,
             registered_since: now,
             drained_since: None,
             warming_since: None,
             tenths: WARM,
             published: None,
+            member: None,
         }
     }
 
@@ -57,6 +68,13 @@ impl Entry {
     ) -> Vec<Change> {
         let before = Arc::clone(&self.instance);
         let mut changes = Vec::new();
+        if self.hold.take().is_some() {
+            self.published = None;
+            changes.push(Change::new(
+                "rejoined",
+                "the registry names it again, nothing reset",
+            ));
+        }
         if before.weight != instance.weight {
             let cause = format!("from {} to {}", before.weight, instance.weight);
             changes.push(Change::new("weight_changed", cause));
@@ -100,6 +118,48 @@ impl Entry {
             || self.drained_since.is_some();
         self.endpoint.set_flags(flag::CLOSED, closed);
         self.endpoint.set_flags(flag::GONE, gone);
+    }
+
+    /// Keeps it although the registry no longer names it.
+    pub(crate) fn begin_hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+        self.close(false);
+        self.published = None;
+    }
+
+    /// What shows that nobody is there to be held: a refused connection, or a failed health check.
+    pub(crate) fn refutation(&self) -> Option<Arc<str>> {
+        let health = self.health.as_ref().map(|health| &health.text);
+        self.quarantine.refusal().or(health).cloned()
+    }
+
+    /// Why it is not to be held any longer.
+    pub(crate) fn hold_verdict(
+        &self,
+        policy: &HoldPolicy,
+        contact: &Contact,
+        now: Instant,
+    ) -> Option<String> {
+        let hold = self.hold.as_ref()?;
+        if let Some(refutation) = self.refutation() {
+            return Some(refutation.to_string());
+        }
+        if self.drained_since.is_some() {
+            return Some(DRAINED.to_owned());
+        }
+        hold.verdict(policy, contact, now)
+    }
+
+    /// Whether it is to finish what runs and get nothing new because somebody wants it so.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.instance.state == InstanceState::Draining || self.drained_since.is_some()
+    }
+
+    /// Tells once that a drain is over.
+    pub(crate) fn tell_idle(&mut self) -> Option<Change> {
+        let is_idle = self.is_draining() && self.endpoint.is_idle();
+        let was_idle = std::mem::replace(&mut self.is_idle, is_idle);
+        (is_idle && !was_idle).then(|| Change::new("idle", "drained, nothing is in flight to it"))
     }
 
     pub(crate) fn set_health(&mut self, health: Health, now: Instant) -> Option<Change> {
@@ -151,10 +211,10 @@ impl Entry {
         }
     }
 
-    /// Starts at a tenth of the weight.
-    pub(crate) fn begin_warm_up(&mut self, warm_up: Duration, now: Instant) {
+    /// Starts at a tenth of the weight, or where one is that has started before.
+    pub(crate) fn begin_warm_up(&mut self, warm_up: Duration, since: Instant) {
         if !warm_up.is_zero() {
-            self.warming_since = Some(now);
+            self.warming_since = Some(since);
             self.tenths = 1;
         }
     }
@@ -177,6 +237,11 @@ impl Entry {
         None
     }
 
+    /// What is published of it is not true any more.
+    pub(crate) fn touch(&mut self) {
+        self.published = None;
+    }
+
     /// Whether a view must be published for it.
     pub(crate) fn is_news(&self) -> bool {
         self.published != Some((self.endpoint.flags(), self.tenths))
@@ -184,13 +249,20 @@ impl Entry {
 
     /// What a view shows of it.
     pub(crate) fn publish(&mut self) -> Member {
-        self.published = Some((self.endpoint.flags(), self.tenths));
-        Member {
+        let shown = Some((self.endpoint.flags(), self.tenths));
+        if self.published == shown
+            && let Some(member) = &self.member
+        {
+            return member.clone();
+        }
+        self.published = shown;
+        let member = Member {
             endpoint: Arc::clone(&self.endpoint),
             instance: Arc::clone(&self.instance),
             warmth_tenths: self.tenths,
             reasons: self.reasons().collect(),
-        }
+        };
+        self.member.insert(member).clone()
     }
 
     fn reasons(&self) -> impl Iterator<Item = Reason> {
@@ -211,6 +283,7 @@ impl Entry {
             reason(EndpointState::Warming, &text, since)
         });
         let said = registry.into_iter().chain(weightless);
+        let hold = self.hold.as_ref().map(Hold::reason);
         said.map(move |(state, text)| reason(state, text, self.registered_since))
             .chain(
                 self.drained_since
@@ -220,6 +293,7 @@ impl Entry {
             .chain(self.health.clone())
             .chain(self.stall.reason())
             .chain(self.outlier.reason())
+            .chain(hold)
             .chain(warming)
     }
 }

@@ -71,7 +71,9 @@ impl Quarantine {
         endpoint.set_flags(flag::QUARANTINED, true);
         match &mut self.current {
             Some(current) => {
-                current.refused = true;
+                if !std::mem::replace(&mut current.refused, true) {
+                    current.cause = cause.into();
+                }
                 None
             }
             None => self.begin(cause, true, now),
@@ -90,6 +92,16 @@ impl Quarantine {
         }
         let (change, released) = self.end(endpoint, cause);
         (change, Some(released))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// What a connection was refused with, if one was since the quarantine began.
+    pub(crate) fn refusal(&self) -> Option<&Arc<str>> {
+        let current = self.current.as_ref()?;
+        current.refused.then_some(&current.cause)
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use livegate_discovery::{
-    Balance, Balancer, Endpoint, EndpointState, Instance, InstanceId, Outcome, Policy, Snapshot,
-    Transition, Updater, channel,
+    Balance, Balancer, Endpoint, EndpointState, Instance, InstanceId, NoEndpoint, Outcome, Policy,
+    Snapshot, Status, Transition, Updater, channel,
 };
 
 pub(crate) struct Service {
@@ -73,6 +73,38 @@ impl Service {
         self.revision += 1;
         self.updater
             .apply(&Snapshot::live(self.revision, instances), self.now)
+    }
+
+    /// The next snapshot, of a registry.
+    pub(crate) fn snapshot(
+        &mut self,
+        status: Status,
+        attachment: u64,
+        instances: Vec<Instance>,
+    ) -> Snapshot {
+        self.revision += 1;
+        Snapshot {
+            status,
+            attachment,
+            ..Snapshot::live(self.revision, instances)
+        }
+    }
+
+    /// Publishes what the registry says.
+    pub(crate) fn publish_from(
+        &mut self,
+        status: Status,
+        attachment: u64,
+        instances: Vec<Instance>,
+    ) -> Vec<Transition> {
+        let snapshot = self.snapshot(status, attachment, instances);
+        self.updater.apply(&snapshot, self.now)
+    }
+
+    /// Why nothing can be picked.
+    pub(crate) fn why_none(&self) -> NoEndpoint {
+        let pick = self.balancer.pick(None, &[], self.now);
+        pick.expect_err("nothing can be picked")
     }
 
     pub(crate) fn wait(&mut self, time: Duration) -> Vec<Transition> {

@@ -21,6 +21,18 @@ pub(super) fn service(cluster: &Cluster) -> Value {
         "panic": view.is_panic(),
         "instances": view.members().iter().map(instance).collect::<Vec<_>>(),
     });
+    // Registered at the address of a newer instance, which stands for it.
+    json["shadowed"] = view
+        .shadowed()
+        .iter()
+        .map(|shadowed| {
+            json!({
+                "id": shadowed.instance.id.as_str(),
+                "address": shadowed.instance.address,
+                "by": shadowed.by.as_str(),
+            })
+        })
+        .collect();
     if let Status::Stale { since } = view.status() {
         json["stale_since"] = json!(time(since));
     }

@@ -146,7 +146,7 @@ fn endpoints(page: &mut Page, clusters: &[Arc<Cluster>]) {
         let states = EndpointState::ALL
             .iter()
             .map(|state| (state.public_name(), 0));
-        let mut counts: BTreeMap<&str, u64> = states.chain([("held", 0)]).collect();
+        let mut counts: BTreeMap<&str, u64> = states.collect();
         for member in cluster.balancer.view().members() {
             *counts.entry(member.state().public_name()).or_default() += 1;
         }

@@ -25,12 +25,29 @@ use crate::health::trial::Trials;
 /// How often the updater looks at time passing: ejections, stalls and warm-ups are that exact.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Snapshots that follow one another closely wait three times as long as the last one took: with
+/// ten thousand instances that is 25 ms of work, and must not keep the core that probes need. Of
+/// those that wait only the last one counts.
+const PACE: u32 = 3;
+/// They do not wait longer.
+const PACE_MAX: Duration = Duration::from_millis(100);
+
 /// What the operator wants of an instance.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) instance: InstanceId,
-    pub(super) drained: bool,
+    pub(super) wish: Wish,
     pub(super) reply: oneshot::Sender<Result<(), UnknownInstance>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// No new requests to it.
+    Drain,
+    /// As before the drain.
+    Undrain,
+    /// No longer hold it.
+    Drop,
 }
 
 /// Whence the task hears.
@@ -49,6 +66,10 @@ pub(super) struct Task {
     balancer: Balancer,
     config: Arc<ServiceConfig>,
     checks: Checks,
+    /// The membership that the checks are for.
+    checked: u64,
+    /// From when on the next snapshot is taken in.
+    listens: Instant,
     trials: Trials,
     probes: JoinSet<Report>,
     events: Events,
@@ -102,6 +123,8 @@ impl Task {
             balancer,
             config,
             checks,
+            checked: 0,
+            listens: now(),
             trials: Trials::new(fastrand::u64(..)),
             probes: JoinSet::new(),
             events,
@@ -113,9 +136,10 @@ impl Task {
     /// Takes in the snapshot and publishes the view it makes.
     pub(super) fn apply(&mut self, snapshot: &Snapshot) {
         let now = now();
+        let started = Instant::now();
         let transitions = self.updater.apply(snapshot, now);
-        self.checks.watch(self.updater.endpoints(), now);
         self.tell(transitions);
+        self.listens = now + (started.elapsed() * (1 + PACE)).min(PACE_MAX);
     }
 
     /// Runs until the configuration is no longer wanted.
@@ -152,10 +176,12 @@ impl Task {
         let due = [self.checks.next_due(), self.trials.next_due()]
             .into_iter()
             .flatten();
+        let listens = now() >= self.listens;
+        let due = due.chain((!listens).then_some(self.listens));
         let due = due.fold(tick, Instant::min);
         let woken = pin!(self.updater.woken());
         tokio::select! {
-            Ok(()) = inputs.snapshots.changed() => {
+            Ok(()) = inputs.snapshots.changed(), if listens => {
                 Event::Snapshot(Arc::clone(&inputs.snapshots.borrow_and_update()))
             }
             changed = inputs.configs.changed() => match changed {
@@ -184,9 +210,12 @@ impl Task {
     }
 
     fn obey(&mut self, command: Command) -> Vec<Transition> {
-        let result = self
-            .updater
-            .set_drained(&command.instance, command.drained, now());
+        let (instance, now) = (&command.instance, now());
+        let result = match command.wish {
+            Wish::Drain => self.updater.set_drained(instance, true, now),
+            Wish::Undrain => self.updater.set_drained(instance, false, now),
+            Wish::Drop => self.updater.drop_held(instance, now),
+        };
         let (reply, transitions) = match result {
             Ok(transitions) => (Ok(()), transitions),
             Err(unknown) => (Err(unknown), Vec::new()),
@@ -236,6 +265,9 @@ impl Task {
                 }
             }
             Purpose::Trial(doubt) => {
+                if *finding == Finding::TimedOut {
+                    transitions.extend(self.updater.unanswered(endpoint, now));
+                }
                 self.trials.record(endpoint.key(), *doubt, now);
                 if finding.is_connected() {
                     self.checks.hurry(endpoint.key(), now);
@@ -247,6 +279,10 @@ impl Task {
 
     fn start_what_is_due(&mut self) {
         let now = now();
+        let membership = self.updater.membership();
+        if std::mem::replace(&mut self.checked, membership) != membership {
+            self.checks.watch(self.updater.endpoints(), now);
+        }
         self.trials.watch(self.updater.doubts(), now);
         for due in self.checks.take_due(now) {
             let purpose = Purpose::Check {
@@ -258,7 +294,7 @@ impl Task {
         for (endpoint, doubt) in self.trials.take_due(now) {
             let health_check = &self.config.health_check;
             let (question, patience) = match doubt {
-                Doubt::Connects => (Question::Connect, self.config.timeouts.connect),
+                Doubt::Connects | Doubt::Held => (Question::Connect, self.config.timeouts.connect),
                 Doubt::Speaks if health_check.kind == HealthCheckKind::Http => (
                     Question::Get(health_check.path.clone()),
                     health_check.timeout,

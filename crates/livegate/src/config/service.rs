@@ -34,6 +34,7 @@ pub(super) fn service(entry: &Entry<'_>, config: &Config) -> ServiceConfig {
         section.absent("has no \"instances\", and with registry.mode = \"none\" they cannot be found elsewhere");
     }
     let mut service = ServiceConfig::new(name, root, listed);
+    service.hold_grace = config.discovery.hold_grace;
     section.set("path", &mut service.path, znode);
     section.set("upstream_path", &mut service.upstream_path, upstream_path);
     section.set("balance", &mut service.balance, |value| {
@@ -69,7 +70,8 @@ pub(super) fn service(entry: &Entry<'_>, config: &Config) -> ServiceConfig {
     service
 }
 
-fn is_service_name(name: &str) -> bool {
+/// Whether a service of this name can be a part of paths.
+pub(crate) fn is_service_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
     !name.is_empty() && name != "." && name != ".." && name.bytes().all(fits)
 }

@@ -156,6 +156,7 @@ fn every_value_is_read() {
             hosts: "zk1:2181,zk2:2181/chroot".into(),
             data_dir: "a".into(),
             session_timeout: Duration::from_secs(4),
+            config_path: None,
         }
     );
     assert_eq!(
@@ -172,6 +173,7 @@ fn every_value_is_read() {
     assert_eq!(
         config.services["a"],
         ServiceConfig {
+            hold_grace: Duration::from_secs(120),
             path: "/apps/a".into(),
             upstream_path: Some("/v1".into()),
             balance: Balance::Maglev,

@@ -13,6 +13,8 @@ pub struct Trials {
     trials: BTreeMap<EndpointKey, Trial>,
     /// Those whose doubt is gone, and since when.
     cleared: BTreeMap<EndpointKey, Instant>,
+    /// How many are tried because they are held.
+    held: u32,
     random: fastrand::Rng,
 }
 
@@ -36,6 +38,10 @@ const CLEARED_FOR: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A frozen process keeps every connection that it is tried with.
 const SPEAK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Between two trials of one that is held.
+const HELD_PAUSE: Duration = Duration::from_secs(1);
+/// When many are held, so many trials are made in a second at most.
+const HELD_PER_SECOND: u32 = 1000;
 /// Pauses vary by up to a fifth either way, so that gateways fall out of step.
 const JITTER: f64 = 0.2;
 
@@ -45,6 +51,7 @@ impl Trials {
         Self {
             trials: BTreeMap::new(),
             cleared: BTreeMap::new(),
+            held: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -58,6 +65,7 @@ impl Trials {
         let mut before = std::mem::take(&mut self.trials);
         self.cleared
             .retain(|_, since| now.saturating_duration_since(*since) < CLEARED_FOR);
+        let mut held = 0;
         for (endpoint, doubt) in doubts {
             let trial = match before.remove(&endpoint.key()) {
                 Some(trial) if trial.doubt == doubt => trial,
@@ -65,6 +73,7 @@ impl Trials {
                     endpoint: Arc::clone(endpoint),
                     doubt,
                     due: match self.cleared.remove(&endpoint.key()) {
+                        _ if doubt == Doubt::Held => now + held * (HELD_PAUSE / HELD_PER_SECOND),
                         Some(_) if before.is_none() => now + PAUSE_AGAIN,
                         Some(_) | None => now,
                     },
@@ -72,8 +81,10 @@ impl Trials {
                     is_running: false,
                 },
             };
+            held += u32::from(doubt == Doubt::Held);
             self.trials.insert(endpoint.key(), trial);
         }
+        self.held = held;
         self.cleared
             .extend(before.into_keys().map(|key| (key, now)));
     }
@@ -111,13 +122,17 @@ impl Trials {
             return;
         };
         let jitter = 1.0 + JITTER * (2.0 * self.random.f64() - 1.0);
-        let pause_max = match doubt {
-            Doubt::Connects => PAUSE_MAX,
-            Doubt::Speaks => SPEAK_PAUSE_MAX,
+        let (pause, pause_max) = match doubt {
+            Doubt::Connects => (trial.pause, PAUSE_MAX),
+            Doubt::Speaks => (trial.pause, SPEAK_PAUSE_MAX),
+            Doubt::Held => {
+                let pause = HELD_PAUSE.max(self.held * (HELD_PAUSE / HELD_PER_SECOND));
+                (pause, pause)
+            }
         };
         trial.is_running = false;
-        trial.due = now + trial.pause.mul_f64(jitter);
-        trial.pause = (trial.pause * 2).min(pause_max);
+        trial.due = now + pause.mul_f64(jitter);
+        trial.pause = (pause * 2).min(pause_max);
     }
 }
 
@@ -156,6 +171,40 @@ mod tests {
                 expected = (expected * 2).min(longest);
             }
         }
+    }
+
+    #[test]
+    fn those_that_are_held_are_tried_at_once_and_every_second() {
+        let (mut trials, endpoint) = (Trials::new(1), endpoint());
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            trials.watch([(&endpoint, Doubt::Held)].into_iter(), now);
+            assert_eq!(trials.take_due(now).len(), 1);
+            trials.record(endpoint.key(), Doubt::Held, now);
+            let due = trials.next_due().unwrap();
+            assert!((800..=1200).contains(&(due - now).as_millis()));
+            now = due;
+        }
+    }
+
+    #[test]
+    fn a_great_crowd_is_tried_at_a_bounded_rate() {
+        let (mut updater, _) = channel(Policy::default(), 1);
+        let instances = (0..5000u16).map(|n| Instance::listed(([10, 0, 0, 1], n + 1).into(), 1));
+        updater.apply(&Snapshot::live(1, instances), Instant::now());
+        let doubts = || updater.endpoints().map(|endpoint| (endpoint, Doubt::Held));
+        let mut trials = Trials::new(1);
+        let start = Instant::now();
+        let (mut now, mut tried) = (start, 0);
+        while now < start + Duration::from_secs(20) {
+            trials.watch(doubts(), now);
+            for (endpoint, doubt) in trials.take_due(now) {
+                trials.record(endpoint.key(), doubt, now);
+                tried += 1;
+            }
+            now += Duration::from_millis(100);
+        }
+        assert!((15_000..=24_000).contains(&tried), "{tried} in 20 s");
     }
 
     #[test]

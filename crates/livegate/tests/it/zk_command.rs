@@ -1,4 +1,4 @@
-//! `livegate zk` as a person and as a script use it, against a real server.
+//! `livegate zk` as a person and as a script use it, against the embedded registry and Apache ZooKeeper.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -9,13 +9,36 @@ use serde_json::{Value, json};
 
 use crate::harness::command::{Ended, Running, livegate, run};
 use crate::harness::port::Port;
-use crate::harness::zookeeper::ZooKeeper;
+use crate::harness::zookeeper::{Kind, ZooKeeper};
 
 /// Sessions of up to 30 s.
 const TICK: Duration = Duration::from_millis(1500);
 
 /// Sessions of at most 3 s.
 const SHORT_TICK: Duration = Duration::from_millis(150);
+
+/// The tests below that take the kind of the server, for both kinds.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod embedded {
+            $(#[test] fn $test() { super::$test(super::Kind::Embedded); })*
+        }
+        mod apache {
+            $(#[test] fn $test() { super::$test(super::Kind::Apache); })*
+        }
+    };
+}
+
+on_both! {
+    nodes_are_created_read_changed_and_deleted
+    programs_read_json
+    who_may_not_is_told_how_to_say_who_they_are
+    large_trees_are_walked_and_a_reader_that_leaves_is_no_failure
+    changes_are_printed_as_they_happen
+    a_person_reads_lines
+    a_watch_outlives_connection_and_session
+    an_ephemeral_node_is_held_until_interrupted_also_in_a_new_session
+}
 
 fn command(server: &ZooKeeper, arguments: &[&str]) -> Command {
     let mut command = livegate(&["zk", "--timeout", "40s"]);
@@ -66,9 +89,8 @@ fn wait_for_kind(watch: &Running, kind: &str) {
     });
 }
 
-#[test]
-fn nodes_are_created_read_changed_and_deleted() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn nodes_are_created_read_changed_and_deleted(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     let zk = |arguments: &[&str]| zk(&server, arguments);
@@ -151,9 +173,8 @@ fn nodes_are_created_read_changed_and_deleted() {
     );
 }
 
-#[test]
-fn programs_read_json() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn programs_read_json(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     let zk = |arguments: &[&str]| zk(&server, arguments);
@@ -287,9 +308,8 @@ fn without_a_server_it_says_how_to_get_one() {
     assert!(began.elapsed() < Duration::from_secs(30));
 }
 
-#[test]
-fn who_may_not_is_told_how_to_say_who_they_are() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn who_may_not_is_told_how_to_say_who_they_are(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     zk(&server, &["create", "/secret", "x"]).text();
@@ -338,9 +358,8 @@ fn make_private(server: &ZooKeeper, path: &str) {
     });
 }
 
-#[test]
-fn large_trees_are_walked_and_a_reader_that_leaves_is_no_failure() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn large_trees_are_walked_and_a_reader_that_leaves_is_no_failure(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     fill(&server, 40, 60);
@@ -411,9 +430,8 @@ fn fill(server: &ZooKeeper, wide: usize, deep: usize) {
     });
 }
 
-#[test]
-fn changes_are_printed_as_they_happen() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn changes_are_printed_as_they_happen(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     let zk = |arguments: &[&str]| zk(&server, arguments);
@@ -474,9 +492,8 @@ fn changes_are_printed_as_they_happen() {
     }
 }
 
-#[test]
-fn a_person_reads_lines() {
-    let Some(server) = ZooKeeper::start(TICK) else {
+fn a_person_reads_lines(kind: Kind) {
+    let Some(server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     let mut watch = Running::start(&mut command(&server, &["watch", "/a"]));
@@ -500,9 +517,8 @@ fn a_person_reads_lines() {
     assert_eq!(watch.end(Signal::TERM).code(), Some(0));
 }
 
-#[test]
-fn a_watch_outlives_connection_and_session() {
-    let Some(mut server) = ZooKeeper::start(TICK) else {
+fn a_watch_outlives_connection_and_session(kind: Kind) {
+    let Some(mut server) = ZooKeeper::start(kind, TICK) else {
         return;
     };
     zk(&server, &["create", "-p", "/a/gone", "1"]).text();
@@ -544,9 +560,8 @@ fn a_watch_outlives_connection_and_session() {
     assert_eq!(single.end(Signal::INT).code(), Some(0));
 }
 
-#[test]
-fn an_ephemeral_node_is_held_until_interrupted_also_in_a_new_session() {
-    let Some(mut server) = ZooKeeper::start(SHORT_TICK) else {
+fn an_ephemeral_node_is_held_until_interrupted_also_in_a_new_session(kind: Kind) {
+    let Some(mut server) = ZooKeeper::start(kind, SHORT_TICK) else {
         return;
     };
     zk(&server, &["create", "/taken"]).text();
@@ -606,4 +621,22 @@ fn an_ephemeral_node_is_held_until_interrupted_also_in_a_new_session() {
         "{}",
         numbered.stderr()
     );
+}
+
+#[test]
+fn a_registry_whose_port_is_taken_says_so() {
+    let port = Port::claim();
+    let listener = std::net::TcpListener::bind(port.address()).unwrap();
+    let address = port.address().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let mut registry = livegate(&["registry", "--listen", &address, "--data-dir"]);
+    let ended = run(registry.arg(directory.path()), b"");
+    assert_eq!(
+        ended.failure(1),
+        format!(
+            "cannot listen on {address}, because another program does: end it, or choose another \
+             address with --listen"
+        )
+    );
+    drop(listener);
 }

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 /// Where Debian's package `zookeeper` puts it.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// What else it needs for TLS, which that package forgets to name.
-const NETTY: &str = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:\
+/// What else it needs for TLS, which that package forgets to name, and for a log worth reading.
+const MORE_JARS: &str = "/usr/share/java/slf4j-simple.jar:/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:\
                      /usr/share/java/netty-transport-native-unix-common.jar";
 
 /// A server of its own, with a data directory of its own. Only one runs at a time on a machine: tests
@@ -42,19 +42,7 @@ impl Apache {
         tick: Duration,
         extra: impl FnOnce(&Path) -> String,
     ) -> Option<Self> {
-        let java = Command::new("java")
-            .arg("-version")
-            .stderr(Stdio::null())
-            .status();
-        if !java.is_ok_and(|status| status.success()) || !Path::new(JAR).exists() {
-            println!(
-                "SKIPPED: needs Apache ZooKeeper: apt-get install -y --no-install-recommends \
-                 zookeeper default-jre-headless"
-            );
-            return None;
-        }
-        let turn = File::create(std::env::temp_dir().join("livegate-zk-tests.lock")).unwrap();
-        turn.lock().unwrap();
+        let turn = take_turn()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -85,22 +73,7 @@ impl Apache {
             self.extra,
         );
         std::fs::write(directory.join("zoo.cfg"), config).unwrap();
-        let log = File::create(directory.join("server.log")).unwrap();
-        // A killed process loses nothing that the kernel has, so the disk need not be waited for.
-        let process = Command::new("java")
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-cp", &format!("{JAR}:{NETTY}")])
-            .args([
-                "-Dzookeeper.extendedTypesEnabled=true",
-                "-Dzookeeper.forceSync=no",
-            ])
-            .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
-            .arg(directory.join("zoo.cfg"))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
+        self.process = Some(spawn(directory, &[]));
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self
             .ask("srvr")
@@ -144,30 +117,14 @@ impl Apache {
         Client::connect(self.options()).await.unwrap()
     }
 
-    /// The answer to a four-letter word. A server that is just starting may take the question and never
-    /// answer.
+    /// The answer to a four-letter word.
     pub(crate) async fn ask(&self, word: &str) -> std::io::Result<String> {
-        let answer = async {
-            let mut stream = TcpStream::connect(self.address).await?;
-            stream.write_all(word.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok(answer)
-        };
-        let timed_out = std::io::ErrorKind::TimedOut;
-        tokio::time::timeout(Duration::from_secs(2), answer)
-            .await
-            .map_err(|_| timed_out)?
+        ask(self.address, word).await
     }
 
     /// How many watches the server holds: one for each path, connection and table (data, children).
     pub(crate) async fn watches(&self) -> usize {
-        let answer = self.ask("mntr").await.unwrap();
-        let count = answer
-            .lines()
-            .find_map(|line| line.strip_prefix("zk_watch_count\t"))
-            .unwrap();
-        count.parse().unwrap()
+        watches(self.address).await
     }
 }
 
@@ -175,6 +132,71 @@ impl Drop for Apache {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The right to run servers, until it is dropped; waits until others are done. `None`, with a line that
+/// says so, where there is no Java or no ZooKeeper.
+pub(crate) fn take_turn() -> Option<File> {
+    let java = Command::new("java")
+        .arg("-version")
+        .stderr(Stdio::null())
+        .status();
+    if !java.is_ok_and(|status| status.success()) || !Path::new(JAR).exists() {
+        println!(
+            "SKIPPED: needs Apache ZooKeeper: apt-get install -y --no-install-recommends \
+             zookeeper default-jre-headless"
+        );
+        return None;
+    }
+    let turn = File::create(std::env::temp_dir().join("livegate-zk-tests.lock")).unwrap();
+    turn.lock().unwrap();
+    Some(turn)
+}
+
+/// Starts a server with the `zoo.cfg` in this directory, and a log beside it.
+pub(crate) fn spawn(directory: &Path, properties: &[&str]) -> Child {
+    let log = File::create(directory.join("server.log")).unwrap();
+    // A killed process loses nothing that the kernel has, so the disk need not be waited for.
+    Command::new("java")
+        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-cp", &format!("{JAR}:{MORE_JARS}")])
+        .args([
+            "-Dzookeeper.extendedTypesEnabled=true",
+            "-Dzookeeper.forceSync=no",
+        ])
+        .args(properties)
+        .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+        .arg(directory.join("zoo.cfg"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A server's answer to a four-letter word. One that is just starting may take the question and never
+/// answer.
+pub(crate) async fn ask(address: SocketAddr, word: &str) -> std::io::Result<String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(word.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    let timed_out = std::io::ErrorKind::TimedOut;
+    tokio::time::timeout(Duration::from_secs(2), answer)
+        .await
+        .map_err(|_| timed_out)?
+}
+
+/// How many watches a server holds: one for each path, connection and table (data, children).
+pub(crate) async fn watches(address: SocketAddr) -> usize {
+    let answer = ask(address, "mntr").await.unwrap();
+    let count = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("zk_watch_count\t"))
+        .unwrap();
+    count.parse().unwrap()
 }
 
 /// Options for a test, with times that also do for a machine with too much to do.

@@ -4,17 +4,23 @@
 #[cfg(test)]
 mod apache;
 #[cfg(test)]
+mod ensemble;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod forwarder;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod ledger;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod outcomes;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod quorum;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]

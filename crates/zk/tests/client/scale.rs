@@ -16,11 +16,11 @@ use crate::forwarder::{Forwarder, Mode};
 use crate::sessions::{end_session, until};
 
 /// Of each of the five kinds.
-const EACH: usize = 4000;
+pub(crate) const EACH: usize = 4000;
 /// Every so many of them is touched while the client is away.
-const TOUCHED: usize = 10;
+pub(crate) const TOUCHED: usize = 10;
 
-fn path(kind: &str, number: usize) -> String {
+pub(crate) fn path(kind: &str, number: usize) -> String {
     format!("/watched/{kind}/node-with-a-long-name-{number:06}")
 }
 
@@ -50,12 +50,30 @@ fn setting(path: &str) -> Op<'_> {
 }
 
 /// One-shot watches with their kinds and numbers, and persistent watchers likewise.
-struct Watched {
-    one_shot: Vec<(&'static str, usize, Watch)>,
-    persistent: Vec<(&'static str, usize, Watcher)>,
+pub(crate) struct Watched {
+    pub(crate) one_shot: Vec<(&'static str, usize, Watch)>,
+    pub(crate) persistent: Vec<(&'static str, usize, Watcher)>,
 }
 
-async fn watch_everything(client: &Client) -> Watched {
+/// Creates what is to be watched.
+pub(crate) async fn create_nodes(other: &Client) {
+    for kind in ["data", "child", "persistent", "recursive", "exist"] {
+        other
+            .ensure(
+                &format!("/watched/{kind}"),
+                CreateMode::Persistent,
+                Acl::OPEN,
+            )
+            .await
+            .unwrap();
+        if kind != "exist" {
+            let paths: Vec<_> = (0..EACH).map(|number| path(kind, number)).collect();
+            for_all(other, &paths, creation).await;
+        }
+    }
+}
+
+pub(crate) async fn watch_everything(client: &Client) -> Watched {
     let mut watched = Watched {
         one_shot: Vec::new(),
         persistent: Vec::new(),
@@ -129,7 +147,7 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
 }
 
 /// Changes every tenth watched node, so that its watch has to fire.
-async fn touch(other: &Client, round: usize) {
+pub(crate) async fn touch(other: &Client, round: usize) {
     let numbers: Vec<usize> = (round..EACH).step_by(TOUCHED).collect();
     let paths =
         |kind| -> Vec<String> { numbers.iter().map(|&number| path(kind, number)).collect() };
@@ -145,7 +163,7 @@ async fn touch(other: &Client, round: usize) {
 }
 
 /// Takes the watches that fired, which must be those that were touched.
-async fn take_fired(watched: &mut Watched, round: usize) {
+pub(crate) async fn take_fired(watched: &mut Watched, round: usize) {
     let mut left = Vec::new();
     for (kind, number, mut watch) in watched.one_shot.drain(..) {
         if number % TOUCHED == round {
@@ -162,7 +180,7 @@ async fn take_fired(watched: &mut Watched, round: usize) {
     }
 }
 
-async fn take_gaps(watched: &mut Watched, gap: Gap) {
+pub(crate) async fn take_gaps(watched: &mut Watched, gap: Gap) {
     for (kind, number, watcher) in &mut watched.persistent {
         let told = within(watcher.next()).await;
         assert_eq!(told, Some(Notification::Gap(gap)), "{kind} {number}");
@@ -171,7 +189,7 @@ async fn take_gaps(watched: &mut Watched, gap: Gap) {
 }
 
 /// Everything that is left works: touches it all and waits for it all.
-async fn all_work(watched: Watched, other: &Client) {
+pub(crate) async fn all_work(watched: Watched, other: &Client) {
     let done: HashSet<(&str, usize)> = watched
         .one_shot
         .iter()
@@ -220,20 +238,7 @@ async fn twenty_thousand_watches_survive_a_restart_and_an_expiry() {
         .await
         .unwrap();
     let other = server.client().await;
-    for kind in ["data", "child", "persistent", "recursive", "exist"] {
-        other
-            .ensure(
-                &format!("/watched/{kind}"),
-                CreateMode::Persistent,
-                Acl::OPEN,
-            )
-            .await
-            .unwrap();
-        if kind != "exist" {
-            let paths: Vec<_> = (0..EACH).map(|number| path(kind, number)).collect();
-            for_all(&other, &paths, creation).await;
-        }
-    }
+    create_nodes(&other).await;
     let start = Instant::now();
     let mut watched = watch_everything(&client).await;
     println!("{} watches set in {:?}", 5 * EACH, start.elapsed());
@@ -260,7 +265,7 @@ async fn twenty_thousand_watches_survive_a_restart_and_an_expiry() {
 
     // The session is ended while the client is away.
     forwarder.set(Mode::Cut);
-    end_session(&server, &forwarder.connect_reply()).await;
+    end_session(server.address(), &forwarder.connect_reply()).await;
     touch(&other, 1).await;
     let start = Instant::now();
     forwarder.set(Mode::Pass);

@@ -1,5 +1,6 @@
 //! Lost connections, lost servers and lost sessions, against Apache ZooKeeper.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use livegate_zk::client::{
@@ -295,7 +296,7 @@ async fn a_session_that_is_away_too_long_is_replaced() {
 }
 
 /// Ends a session as its owner could, over a connection of its own.
-pub(crate) async fn end_session(server: &Apache, connect_reply: &[u8]) {
+pub(crate) async fn end_session(server: SocketAddr, connect_reply: &[u8]) {
     let reply: ConnectReply<'_> = Decoder::new(&connect_reply[LENGTH_BYTES..]).read().unwrap();
     let mut frames = Vec::new();
     let request = ConnectRequest {
@@ -312,7 +313,7 @@ pub(crate) async fn end_session(server: &Apache, connect_reply: &[u8]) {
         op_code: OpCode::CloseSession.code(),
     };
     append_frame(&mut frames, &close, &());
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let mut stream = TcpStream::connect(server).await.unwrap();
     stream.write_all(&frames).await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
@@ -335,7 +336,7 @@ async fn a_session_that_the_server_ends_is_replaced() {
             .create("/e", b"", CreateMode::Ephemeral, Acl::OPEN)
             .await
             .unwrap();
-        end_session(&server, &forwarder.connect_reply()).await;
+        end_session(server.address(), &forwarder.connect_reply()).await;
         let cause = Some(ExpiryCause::Server);
         until(&mut events, &SessionEvent::NewSession { cause }).await;
         sessions.push(client.state().session_id);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::command::livegate;
 use super::port::Port;
 use super::turn;
 use super::wait::holds_within;
@@ -17,35 +18,37 @@ const JAR: &str = "/usr/share/java/zookeeper.jar";
 /// A Java machine starts slowly where many do.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server. Only one runs at a time on a machine: tests are run in parallel, and a Java machine each
-/// would be too much.
+/// Which server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `livegate registry`.
+    Embedded,
+    /// Only one runs at a time on a machine: tests are run in parallel, and a Java machine each would be
+    /// too much.
+    Apache,
+}
+
+/// A server.
 pub(crate) struct ZooKeeper {
+    kind: Kind,
     directory: tempfile::TempDir,
     port: Port,
     tick: Duration,
     process: Option<Child>,
     /// Released when the file is closed.
-    _turn: File,
+    _turn: Option<File>,
 }
 
 impl ZooKeeper {
     /// Starts a server with ticks of this length; sessions time out after 2 to 20 of them. `None`, with
     /// a line that says so, where there is no such server.
-    pub(crate) fn start(tick: Duration) -> Option<ZooKeeper> {
-        let java = Command::new("java")
-            .arg("-version")
-            .stderr(Stdio::null())
-            .status();
-        if !java.is_ok_and(|status| status.success()) || !Path::new(JAR).exists() {
-            println!(
-                "SKIPPED: needs Apache ZooKeeper: apt-get install -y --no-install-recommends \
-                 zookeeper default-jre-headless"
-            );
-            return None;
-        }
-        let turn = File::create(turn::directory().join("zookeeper")).unwrap();
-        turn.lock().unwrap();
+    pub(crate) fn start(kind: Kind, tick: Duration) -> Option<ZooKeeper> {
+        let turn = match kind {
+            Kind::Embedded => None,
+            Kind::Apache => Some(turn_of_java()?),
+        };
         let mut server = ZooKeeper {
+            kind,
             directory: tempfile::tempdir().unwrap(),
             port: Port::claim(),
             tick,
@@ -66,7 +69,13 @@ impl ZooKeeper {
             directory.join("data").display(),
             self.port.number(),
         );
-        std::fs::write(directory.join("zoo.cfg"), config).unwrap();
+        let file = directory.join("zoo.cfg");
+        std::fs::write(&file, config).unwrap();
+        if self.kind == Kind::Embedded {
+            let mut command = livegate(&["registry", "--zoo-cfg"]);
+            command.arg(file);
+            return command;
+        }
         let mut command = Command::new("java");
         // A killed process loses nothing that the kernel has, so the disk need not be waited for.
         command
@@ -77,7 +86,7 @@ impl ZooKeeper {
                 "-Dzookeeper.forceSync=no",
             ])
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
-            .arg(directory.join("zoo.cfg"));
+            .arg(file);
         command
     }
 
@@ -139,4 +148,22 @@ impl Drop for ZooKeeper {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The right to start a Java machine; `None`, with a line that says so, where there is no ZooKeeper.
+fn turn_of_java() -> Option<File> {
+    let java = Command::new("java")
+        .arg("-version")
+        .stderr(Stdio::null())
+        .status();
+    if !java.is_ok_and(|status| status.success()) || !Path::new(JAR).exists() {
+        println!(
+            "SKIPPED: needs Apache ZooKeeper: apt-get install -y --no-install-recommends zookeeper \
+             default-jre-headless"
+        );
+        return None;
+    }
+    let turn = File::create(turn::directory().join("zookeeper")).unwrap();
+    turn.lock().unwrap();
+    Some(turn)
 }
