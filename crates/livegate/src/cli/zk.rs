@@ -44,6 +44,7 @@ struct Connection {
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         value_name = "HOSTS",
         env = "LIVEGATE_REGISTRY",
         default_value = "127.0.0.1:2181",
@@ -51,13 +52,14 @@ struct Connection {
     )]
     registry: Registry,
     /// How long to wait for a server, and for each of its answers.
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, global = true, help_heading = "Connection", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
     /// Who to be (scheme digest); may be given several times. Others on this machine can see it: see
     /// --auth-file.
     #[arg(
         long,
         global = true,
+        help_heading = "Connection",
         value_name = "USER:PASSWORD",
         env = "LIVEGATE_REGISTRY_AUTH",
         hide_env_values = true,
@@ -65,7 +67,7 @@ struct Connection {
     )]
     auth: Vec<Auth>,
     /// A file with USER:PASSWORD in each line.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Connection", value_name = "FILE")]
     auth_file: Option<PathBuf>,
 }
 
