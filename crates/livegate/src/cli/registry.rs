@@ -1,14 +1,17 @@
 //! `livegate registry`: the embedded registry alone.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use livegate_registry::zoo_cfg::{ListenHost, ZooCfg};
-use livegate_registry::{Options, Server};
+use livegate_registry::{Options, Server, StartError};
 
-use crate::cli::run::{Ends, raise_open_files_limit, start_logging};
+use crate::cli::logging::start_logging;
+use crate::cli::run::raise_open_files_limit;
+use crate::cli::signals::Ends;
 
 /// Where it listens unless told otherwise.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2181);
@@ -33,7 +36,7 @@ pub(super) struct Arguments {
 
 /// Serves until a signal ends it.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    start_logging()?;
+    start_logging("info")?;
     raise_open_files_limit();
     let options = options(arguments)?;
     if !options.listen.ip().is_loopback() {
@@ -47,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let mut ends = runtime.block_on(async { Ends::new() })?;
-    let server = Server::start(options).context("cannot start the registry")?;
+    let server = Server::start(options).map_err(advised)?;
     tracing::info!("registry on {}", server.address());
     runtime.block_on(async {
         loop {
@@ -67,6 +70,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     server.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why it does not start, and what to do.
+fn advised(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::Listen { address, source } if source.kind() == ErrorKind::AddrInUse => anyhow!(
+            "cannot listen on {address}, because another program does: end it, or choose another \
+             address with --listen"
+        ),
+        StartError::Listen { address, source } => {
+            anyhow!("cannot listen on {address} ({source}): choose another address with --listen")
+        }
+        // These name their cause.
+        error @ (StartError::DataDirectory { .. } | StartError::System(_)) => {
+            anyhow!("{error}")
+        }
+    }
 }
 
 fn options(arguments: &Arguments) -> anyhow::Result<Options> {
