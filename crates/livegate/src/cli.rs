@@ -3,14 +3,21 @@
 //! 0 is success, 1 that the thing asked failed, 2 wrong usage. Errors go to standard error and say
 //! what to do.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::output::OutputClosed;
 use crate::config::{self, Config};
 
+mod duration;
+mod logging;
+mod output;
 mod run;
+mod signals;
+mod zk;
 
 /// A microservice gateway that only sends requests to instances that are alive.
 #[derive(Debug, Parser)]
@@ -38,19 +45,35 @@ enum Command {
         /// The configuration.
         file: PathBuf,
     },
+    /// Read, change and watch ZooKeeper nodes.
+    #[command(
+        arg_required_else_help = true,
+        after_help = "Example:\n  livegate zk create -p /config/limit 100\n  \
+        livegate zk --registry zk1:2181,zk2:2181/chroot tree /\n\n\
+        Exit code 1 when it could not be done, 2 when it was asked for wrongly."
+    )]
+    Zk(Box<zk::ZkArguments>),
 }
+
+/// What is asked for makes no sense: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run::run(config.as_deref()),
         Command::Check { file } => check(&file),
+        Command::Zk(arguments) => zk::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
+            // Nobody can be told that standard error is closed.
+            drop(writeln!(std::io::stderr(), "{error:#}"));
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
     }
 }
@@ -100,15 +123,16 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Arguments::command().get_subcommands() {
-            let help = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(
-                help.contains(&format!("livegate {}", command.get_name())),
-                "{help}"
-            );
+        check_examples("livegate", &Arguments::command());
+    }
+
+    fn check_examples(name: &str, command: &clap::Command) {
+        for command in command.get_subcommands() {
+            let name = format!("{name} {}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.contains(&name), "{name}: {help}");
+            check_examples(&name, command);
         }
     }
 

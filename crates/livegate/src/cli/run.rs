@@ -1,6 +1,5 @@
 //! `livegate run`: the order in which a gateway starts and stops.
 
-use std::io::IsTerminal;
 use std::net::TcpListener as StdListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +8,14 @@ use std::time::Instant;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::access_log::{AccessLogHandle, AccessLogWriter};
 use crate::admin::{self, Admin, Token};
+use crate::cli::logging::start_logging;
+use crate::cli::signals::Ends;
 use crate::cli::{read_config, several};
 use crate::control::Control;
 use crate::control::file::Watched;
@@ -28,7 +28,7 @@ const EVENTS_MAX: usize = 10_000;
 
 /// Runs until a signal ends it.
 pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    start_logging()?;
+    start_logging("info")?;
     // A change of the file from here on is noticed.
     let watched = file.map(|file| Watched::new(file.to_owned()));
     let config = file.map(read_config).transpose();
@@ -192,47 +192,6 @@ async fn changed(watched: Option<&mut Watched>) {
         Some(watched) => watched.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// The signals that end the gateway.
-struct Ends {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Ends {
-    fn new() -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self {
-            terminate,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The name of the next one. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-/// To standard error; `LIVEGATE_LOG`, or else `RUST_LOG`, says how much.
-fn start_logging() -> anyhow::Result<()> {
-    let filter = |name: &str| {
-        let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-        Some(EnvFilter::try_new(text).with_context(|| format!("cannot understand {name}")))
-    };
-    let filter = filter("LIVEGATE_LOG").or_else(|| filter("RUST_LOG"));
-    let filter = filter.unwrap_or_else(|| Ok(EnvFilter::new("info")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
 }
 
 /// A gateway needs two descriptors for each request. The soft limit is for programs that use

@@ -1,6 +1,7 @@
 //! What the tests stand on. Nothing in here uses the gateway's own code.
 
 pub(crate) mod client;
+pub(crate) mod command;
 pub(crate) mod files;
 pub(crate) mod gateway;
 pub(crate) mod instance;
@@ -10,3 +11,4 @@ pub(crate) mod port;
 pub(crate) mod turn;
 pub(crate) mod wait;
 pub(crate) mod wire;
+pub(crate) mod zookeeper;

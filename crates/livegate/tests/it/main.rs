@@ -17,6 +17,7 @@ mod retry;
 mod shutdown;
 mod storm;
 mod websocket;
+mod zk_command;
 
 /// Not a test of the gateway: the body of the processes that `harness::instance` starts.
 #[test]
