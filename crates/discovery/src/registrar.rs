@@ -215,6 +215,20 @@ impl Registrar {
         self
     }
 
+    /// Whether it can be registered at all; the path of the node that it will have.
+    ///
+    /// # Errors
+    /// What no registry would take.
+    pub fn check(&self) -> Result<Arc<str>, RegistrarError> {
+        path::validate(&self.root)?;
+        let service_path = path::join(&self.root, &self.service);
+        if self.service.contains('/') || path::validate(&service_path).is_err() {
+            return Err(RegistrarError::Service(self.service.clone()));
+        }
+        check_length(&self.service, &self.address, self.form, &self.description)?;
+        Ok(path::join(&service_path, &self.address.to_string()).into())
+    }
+
     /// Registers the instance, in the background, and keeps it registered until the registration is
     /// [drained](Registration::drain), [removed](Registration::remove) or dropped.
     ///
@@ -224,13 +238,7 @@ impl Registrar {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(self) -> Result<Registration, RegistrarError> {
-        path::validate(&self.root)?;
-        let service_path = path::join(&self.root, &self.service);
-        if self.service.contains('/') || path::validate(&service_path).is_err() {
-            return Err(RegistrarError::Service(self.service));
-        }
-        let path: Arc<str> = path::join(&service_path, &self.address.to_string()).into();
-        check_length(&self.service, &self.address, self.form, &self.description)?;
+        let path = self.check()?;
         let (wishes, wishes_receiver) = watch::channel(Wish {
             description: self.description,
             revision: 1,
