@@ -21,6 +21,9 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the removal of the node may take, and so may the beginning of a drain.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the removal may take when the registry is away to begin with.
+const AWAY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a newer registrar's node must be gone before an older one registers again: the newer one may
 /// only have lost its session.
 const SUPERSEDED_PATIENCE: Duration = Duration::from_secs(5);
@@ -89,10 +92,11 @@ impl Keeper {
             match wish.presence {
                 Presence::Offered => self.keep(&wish).await,
                 Presence::Withdrawn => {
-                    self.leave().await;
-                    self.publish(RegistrarState::Withdrawn);
-                    if self.wishes.changed().await.is_err() {
-                        return;
+                    let mut wishes = self.wishes.clone();
+                    tokio::select! {
+                        biased;
+                        _ = wishes.changed() => {}
+                        () = self.withdraw() => {}
                     }
                 }
                 Presence::Draining { until } => {
@@ -100,7 +104,7 @@ impl Keeper {
                     return self.publish(RegistrarState::Gone(departure));
                 }
                 Presence::Gone => {
-                    let removed = self.leave().await;
+                    let removed = self.depart().await;
                     return self.publish(RegistrarState::Gone(Departure {
                         removed,
                         ..Departure::default()
@@ -303,8 +307,23 @@ impl Keeper {
         }
     }
 
-    /// Removes the node. Whether it is gone for certain.
+    /// Removes the node, and keeps it so until the wish changes or the client is closed.
+    async fn withdraw(&mut self) {
+        while !self.leave().await {
+            if self.client.state().connection == ConnectionState::Closed {
+                return;
+            }
+        }
+        self.publish(RegistrarState::Withdrawn);
+        std::future::pending().await
+    }
+
+    /// Removes the node, if that works within a few seconds. Whether it is gone for certain.
     async fn leave(&mut self) -> bool {
+        let patience = match self.client.state().connection {
+            ConnectionState::Connected { .. } => PATIENCE,
+            ConnectionState::Disconnected { .. } | ConnectionState::Closed => AWAY_PATIENCE,
+        };
         let attempts = async {
             loop {
                 match release(&self.client, &self.node.path, self.czxid).await {
@@ -314,12 +333,15 @@ impl Keeper {
                 }
             }
         };
-        let removed = timeout(PATIENCE, attempts).await.unwrap_or(false);
+        timeout(patience, attempts).await.unwrap_or(false)
+    }
+
+    /// Removes the node for good.
+    async fn depart(&mut self) -> bool {
+        let removed = self.leave().await;
         if !removed {
-            tracing::warn!(
-                "could not remove {} within {PATIENCE:?}; it goes with the session",
-                self.node.path
-            );
+            let path = &self.node.path;
+            tracing::warn!("could not remove {path} in time; it goes with the session");
         }
         removed
     }
@@ -347,7 +369,7 @@ impl Keeper {
                 _ = hurry => {}
                 () = self.wait_for_gateways(&mut outgoing, until, wish) => {}
             }
-            departure.removed = self.leave().await;
+            departure.removed = self.depart().await;
             (departure.acknowledged, departure.silent) = outgoing.result();
             if !departure.silent.is_empty() {
                 tracing::warn!(
@@ -359,7 +381,7 @@ impl Keeper {
             // What is left of it does no harm, and gateways clean up, too.
             drop(timeout(PATIENCE.min(Duration::from_secs(1)), outgoing.clean_up()).await);
         } else {
-            departure.removed = self.leave().await;
+            departure.removed = self.depart().await;
         }
         departure
     }
