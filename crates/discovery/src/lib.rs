@@ -3,15 +3,20 @@
 //! [`channel`] makes the two halves of a balancer. The [`Updater`] takes in [`Snapshot`]s and
 //! evidence about health and publishes immutable [`View`]s; every [`Balancer`] picks from the
 //! latest view without a lock. Both are synchronous and are told the time.
+//!
+//! [`registrar`] keeps an instance registered for as long as it serves, and [`drain`] is how it leaves
+//! without losing a request.
 
 mod balance;
 mod balancer;
 mod dice;
+pub mod drain;
 mod endpoint;
 pub mod layout;
 mod pick;
 mod policy;
 mod saved;
+pub mod registrar;
 mod snapshot;
 mod updater;
 mod view;

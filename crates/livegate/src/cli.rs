@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 mod duration;
 mod logging;
 mod output;
+mod register;
 mod registry;
 mod run;
 mod signals;
@@ -61,6 +62,16 @@ enum Command {
         Exit code 1 when it could not be done, 2 when it was asked for wrongly."
     )]
     Zk(Box<zk::ZkArguments>),
+    /// Keep an instance registered, with or without running it.
+    #[command(after_help = register::AFTER_HELP)]
+    Register(Box<register::RegisterArguments>),
+    /// Becomes the command of `livegate register`, bound to its life.
+    #[command(
+        name = "bound-command",
+        hide = true,
+        after_help = "Example:\n  livegate bound-command 4711 -- ./orders --port 8080"
+    )]
+    Bound(register::BoundArguments),
 }
 
 /// What is asked for makes no sense: exit code 2.
@@ -75,6 +86,11 @@ pub fn main() -> ExitCode {
         Command::Registry(arguments) => registry::run(&arguments),
         Command::Check { file } => check(&file),
         Command::Zk(arguments) => zk::run(&arguments),
+        Command::Register(arguments) => match register::run(&arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Bound(arguments) => return register::become_bound(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ mod harness;
 mod kill;
 mod memory;
 mod observe;
+mod register_command;
 mod registry_kill;
 mod reload;
 mod retry;

@@ -131,10 +131,14 @@ impl Running {
         status.unwrap()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.process), signal).unwrap();
+    }
+
     /// Sends a signal and waits until it has ended.
     #[track_caller]
     pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
-        kill_process(pid_of(&self.process), signal).unwrap();
+        self.signal(signal);
         self.wait()
     }
 }

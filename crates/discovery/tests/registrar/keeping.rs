@@ -1,0 +1,345 @@
+//! An instance stays registered, whatever happens.
+
+use std::time::Duration;
+
+use livegate_discovery::registrar::{LostCause, RegistrarState};
+use livegate_zk::client::{Client, ConnectionState};
+use livegate_zk::proto::acl::Acl;
+use livegate_zk::proto::create_mode::CreateMode;
+
+use crate::apache::options;
+use crate::forwarder::{Forwarder, Mode};
+use crate::registry::{
+    PATH, Registry, TICK, content, registered, registrar, short_lived, stat, until, until_state,
+    within,
+};
+
+fn is_registered(state: &RegistrarState) -> bool {
+    matches!(state, RegistrarState::Registered { .. })
+}
+
+#[tokio::test]
+async fn an_instance_is_registered_changed_withdrawn_and_removed() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let client = registry.client().await;
+    let looker = registry.client().await;
+    let registration = registrar(&client)
+        .zone("a")
+        .metadata("version", "7")
+        .check_interval(Duration::from_millis(100))
+        .start()
+        .unwrap();
+    assert_eq!(registration.path(), PATH);
+    assert!(within(registration.registered()).await);
+    let first = stat(&looker).await.unwrap();
+    assert_eq!(first.ephemeral_owner, client.state().session_id);
+    let text = content(&looker).await;
+    assert!(
+        text.contains(r#""payload":{"metadata":{"version":"7","weight":"20","zone":"a"}}"#),
+        "{text}"
+    );
+
+    registration
+        .update(|description| description.weight = Some(5))
+        .unwrap();
+    let changed = text.replace(r#""weight":"20""#, r#""weight":"5""#);
+    until("the weight changes", async || {
+        content(&looker).await == changed
+    })
+    .await;
+    assert_eq!(stat(&looker).await.unwrap().czxid, first.czxid);
+
+    // What an operator writes stays, however often the registrar looks.
+    looker.set(PATH, b"edited", None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(content(&looker).await, "edited");
+    registration.withdraw();
+    until_state(&registration, |state| *state == RegistrarState::Withdrawn).await;
+    assert_eq!(stat(&looker).await, None);
+    registration.offer();
+    until_state(&registration, is_registered).await;
+    assert!(stat(&looker).await.unwrap().czxid > first.czxid);
+
+    let departure = within(registration.remove()).await;
+    assert!(departure.removed);
+    assert_eq!(stat(&looker).await, None);
+    registration.offer();
+    assert!(matches!(registration.state(), RegistrarState::Gone(_)));
+}
+
+#[tokio::test]
+async fn the_parents_are_containers_and_plain_is_plain() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let client = registry.client().await;
+    let registration = registrar(&client).root("/a/b").plain().start().unwrap();
+    assert!(within(registration.registered()).await);
+    let (data, _) = client.get("/a/b/orders/10.0.0.3:8080").await.unwrap();
+    assert_eq!(data, b"10.0.0.3:8080");
+    assert!(within(registration.remove()).await.removed);
+    // Which only happens to containers.
+    until("the parents are removed by the server", async || {
+        client.exists("/a").await.unwrap().is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_a_dead_process_left_behind_is_replaced() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let client = registry.client().await;
+    client
+        .ensure("/services/orders", CreateMode::Container, Acl::OPEN)
+        .await
+        .unwrap();
+    let dead = registry.client().await;
+    dead.create(PATH, b"old", CreateMode::Ephemeral, Acl::OPEN)
+        .await
+        .unwrap();
+    let old = stat(&client).await.unwrap();
+    // The process is gone, and its session is not.
+    drop(dead);
+    let registration = registered(&client).await;
+    let new = stat(&client).await.unwrap();
+    assert!(new.czxid > old.czxid);
+    assert_eq!(new.ephemeral_owner, client.state().session_id);
+    // One that is ours already is kept, and gets our content.
+    drop(registration);
+    let _registration = registrar(&client).weight(7).start().unwrap();
+    until("the new content", async || {
+        content(&client).await.contains(r#""weight":"7""#)
+    })
+    .await;
+    assert_eq!(stat(&client).await.unwrap().czxid, new.czxid);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_is_followed_by_a_new_registration() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let looker = registry.client().await;
+    let forwarder = Forwarder::start(registry.address()).await;
+    let client = short_lived(&forwarder.address.to_string()).await;
+    let registration = registered(&client).await;
+    let first = stat(&looker).await.unwrap();
+
+    forwarder.set(Mode::Freeze);
+    until("the session ends", async || stat(&looker).await.is_none()).await;
+    let lost = |state: &RegistrarState| {
+        matches!(
+            state,
+            RegistrarState::Lost {
+                cause: LostCause::SessionExpired(_)
+            }
+        )
+    };
+    until_state(&registration, lost).await;
+    forwarder.set(Mode::Pass);
+    let mut sessions = client.states();
+    within(sessions.wait_for(|state| state.sessions == 2))
+        .await
+        .unwrap();
+    until_state(&registration, is_registered).await;
+    let second = stat(&looker).await.unwrap();
+    assert!(second.czxid > first.czxid);
+    assert_eq!(second.ephemeral_owner, client.state().session_id);
+}
+
+#[tokio::test]
+async fn a_node_that_somebody_deletes_comes_back() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let client = registry.client().await;
+    let looker = registry.client().await;
+    let registration = registered(&client).await;
+    for _ in 0..3 {
+        let before = stat(&looker).await.unwrap();
+        looker.delete(PATH, None).await.unwrap();
+        until("the node comes back", async || {
+            stat(&looker)
+                .await
+                .is_some_and(|stat| stat.czxid > before.czxid)
+        })
+        .await;
+    }
+    until_state(&registration, is_registered).await;
+    // With its parents, too.
+    looker.delete(PATH, None).await.unwrap();
+    drop(looker.delete("/services/orders", None).await);
+    until("the node comes back", async || {
+        stat(&looker).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into() {
+    let Some(mut registry) = Registry::start(Duration::from_millis(1500)).await else {
+        return;
+    };
+    let client = registry.client().await;
+    let _registration = registered(&client).await;
+    let before = stat(&client).await.unwrap();
+    registry.kill();
+    registry.run().await;
+    let mut sessions = client.states();
+    within(sessions.wait_for(|state| state.attachments == 2))
+        .await
+        .unwrap();
+    assert_eq!(stat(&client).await.unwrap(), before);
+
+    registry.kill();
+    registry.wipe();
+    registry.run().await;
+    let looker = registry.client().await;
+    until("the instance is registered", async || {
+        stat(&looker).await.is_some()
+    })
+    .await;
+}
+
+/// Registers through a connection that is lost after the node was written and before anybody heard of
+/// it; what a dead process left there, if anything.
+async fn register_without_a_reply(stale: Option<&[u8]>) {
+    let Some(registry) = Registry::start(Duration::from_millis(1500)).await else {
+        return;
+    };
+    let looker = registry.client().await;
+    looker
+        .ensure("/services/orders", CreateMode::Persistent, Acl::OPEN)
+        .await
+        .unwrap();
+    if let Some(stale) = stale {
+        looker
+            .create(PATH, stale, CreateMode::Ephemeral, Acl::OPEN)
+            .await
+            .unwrap();
+    }
+    let before = stat(&looker).await.map_or(0, |stat| stat.czxid);
+    let forwarder = Forwarder::start(registry.address()).await;
+    let client = Client::connect(options(&forwarder.address.to_string()))
+        .await
+        .unwrap();
+    forwarder.set(Mode::LoseReplyToContent);
+    let registration = registrar(&client).start().unwrap();
+    until("the node is created", async || {
+        stat(&looker).await.is_some_and(|stat| stat.czxid > before)
+    })
+    .await;
+    let created = stat(&looker).await.unwrap();
+    assert_eq!(registration.state(), RegistrarState::Registering);
+    forwarder.set(Mode::Cut);
+    until("the connection is lost", async || {
+        matches!(
+            client.state().connection,
+            ConnectionState::Disconnected { .. }
+        )
+    })
+    .await;
+    forwarder.set(Mode::Pass);
+    assert!(within(registration.registered()).await);
+    // The very node, found and not created once more.
+    let RegistrarState::Registered { czxid, .. } = registration.state() else {
+        panic!("{:?}", registration.state());
+    };
+    assert_eq!(czxid, created.czxid);
+    assert_eq!(stat(&looker).await.unwrap().czxid, created.czxid);
+    let children = looker.children("/services/orders").await.unwrap();
+    assert_eq!(children, ["10.0.0.3:8080"]);
+}
+
+#[tokio::test]
+async fn a_create_whose_reply_is_lost_makes_one_node() {
+    register_without_a_reply(None).await;
+}
+
+#[tokio::test]
+async fn a_replacement_whose_reply_is_lost_makes_one_node() {
+    register_without_a_reply(Some(b"stale")).await;
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back() {
+    let Some(registry) = Registry::start(Duration::from_millis(1500)).await else {
+        return;
+    };
+    let looker = registry.client().await;
+    let forwarder = Forwarder::start(registry.address()).await;
+    let client = Client::connect(options(&forwarder.address.to_string()))
+        .await
+        .unwrap();
+    let registration = registered(&client).await;
+    forwarder.set(Mode::Cut);
+    registration.withdraw();
+    // Longer than one attempt takes.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(is_registered(&registration.state()));
+    assert!(stat(&looker).await.is_some());
+    forwarder.set(Mode::Pass);
+    until_state(&registration, |state| *state == RegistrarState::Withdrawn).await;
+    assert_eq!(stat(&looker).await, None);
+}
+
+#[tokio::test]
+async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after_it() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let (old, new) = (registry.client().await, registry.client().await);
+    let older = registered(&old).await;
+    let newer = registered(&new).await;
+    let superseded = |state: &RegistrarState| {
+        *state
+            == RegistrarState::Lost {
+                cause: LostCause::Superseded,
+            }
+    };
+    until_state(&older, superseded).await;
+    let owner = stat(&old).await.unwrap();
+    assert_eq!(owner.ephemeral_owner, new.state().session_id);
+    // They leave it at that, however often they look.
+    drop(older);
+    let older = registrar(&old)
+        .check_interval(Duration::from_millis(100))
+        .start()
+        .unwrap();
+    // Started again it is the newer one.
+    assert!(within(older.registered()).await);
+    until_state(&newer, superseded).await;
+    let settled = stat(&new).await.unwrap();
+    assert_eq!(settled.ephemeral_owner, old.state().session_id);
+    newer
+        .update(|description| description.weight = Some(1))
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stat(&new).await.unwrap(), settled);
+
+    // A superseded registrar that leaves takes nothing with it; a remaining one takes over.
+    assert!(within(older.remove()).await.removed);
+    until_state(&newer, is_registered).await;
+    assert_eq!(
+        stat(&old).await.unwrap().ephemeral_owner,
+        new.state().session_id
+    );
+}
+
+#[tokio::test]
+async fn a_superseded_registrar_leaves_without_a_drain() {
+    let Some(registry) = Registry::start(TICK).await else {
+        return;
+    };
+    let (old, new) = (registry.client().await, registry.client().await);
+    let older = registered(&old).await;
+    let _newer = registered(&new).await;
+    until_state(&older, |state| matches!(state, RegistrarState::Lost { .. })).await;
+    let before = (stat(&new).await, content(&new).await);
+    within(older.drain(Duration::from_secs(30))).await;
+    assert_eq!((stat(&new).await, content(&new).await), before);
+}
