@@ -22,7 +22,7 @@ pub use pick::{NoEndpoint, Outcome, Pick};
 pub use policy::{Balance, HoldPolicy, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
 pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
 pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
-pub use view::{EndpointState, Member, Reason, Shadowed, View};
+pub use view::{EndpointState, Member, Reason, Shadowed, Source, View};
 pub use watch::{
     Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, WatchStats,
     Weights, watch,
