@@ -314,7 +314,10 @@ impl Updater {
         let answers = LatestAnswers::of(self.entries.values().map(|entry| &*entry.endpoint));
         let policy = self.policy;
         let mut transitions = Vec::new();
+        // One pass: with thousands of endpoints each costs more than what it does.
+        let (mut is_due, mut is_held, mut is_news) = (false, false, false);
         for (id, entry) in &mut self.entries {
+            let was_quarantined = entry.quarantine.is_on();
             let (quarantine, released) = entry.quarantine.tick(&entry.endpoint, now);
             if let Some(released) = released {
                 entry.released(released, policy.warm_up, now);
@@ -329,13 +332,24 @@ impl Updater {
             let changes = [quarantine, stall, outlier, warm, idle]
                 .into_iter()
                 .flatten();
+            let before = transitions.len();
             transitions.extend(changes.map(|change| change.of(id, now)));
+            if transitions.len() > before || entry.quarantine.is_on() != was_quarantined {
+                entry.touch();
+            }
+            is_due |= entry.outlier.is_due(&entry.endpoint, &policy.outlier);
+            is_held |= entry.hold.is_some();
+            is_news |= entry.is_news();
         }
-        transitions.extend(self.end_holds(now));
-        transitions.extend(self.eject(now));
+        if is_held {
+            transitions.extend(self.end_holds(now));
+        }
+        if is_due {
+            transitions.extend(self.eject(now));
+        }
         self.departed
             .retain(|_, departed| now.saturating_duration_since(departed.left) <= WINDOW);
-        if self.is_dirty || self.entries.values().any(Entry::is_news) {
+        if self.is_dirty || is_news {
             self.publish();
         }
         transitions
@@ -344,13 +358,6 @@ impl Updater {
     /// Ejects those that are due, as far as the bounds allow.
     fn eject(&mut self, now: Instant) -> Vec<Transition> {
         let policy = self.policy.outlier;
-        if !self
-            .entries
-            .values()
-            .any(|entry| entry.outlier.is_due(&entry.endpoint, &policy))
-        {
-            return Vec::new();
-        }
         let count = |grade: fn(Grade) -> bool| {
             self.entries
                 .values()
@@ -380,6 +387,8 @@ impl Updater {
                     .eject(&entry.endpoint, &policy, now)
                     .of(id, now),
             );
+            entry.touch();
+            self.is_dirty = true;
             ejected += 1;
             fit -= usize::from(was_fit);
         }
@@ -397,7 +406,11 @@ impl Updater {
         let Some(entry) = self.entry_of(endpoint) else {
             return Vec::new();
         };
+        let before = entry.quarantine.reason();
         let changes = evidence(entry, &policy);
+        if !changes.is_empty() || entry.quarantine.reason() != before {
+            entry.touch();
+        }
         let mut transitions: Vec<Transition> = changes
             .into_iter()
             .map(|change| change.of(&entry.instance.id, now))

@@ -56,6 +56,7 @@ use tokio::task::JoinSet;
 use crate::layout::Layout;
 use crate::snapshot::{Snapshot, Status};
 pub use root::{RootWatch, Services};
+pub(crate) use task::sleep_until;
 use task::{Shared, Task};
 
 /// How to watch, for all services.

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 
+mod registry;
 mod run;
 
 /// A microservice gateway that only sends requests to instances that are alive.
@@ -31,6 +32,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Run the embedded ZooKeeper-compatible registry alone.
+    #[command(after_help = "Example:\n  livegate registry --listen 127.0.0.1:2181 --data-dir /var/lib/livegate\n\n\
+        --zoo-cfg reads clientPort, clientPortAddress, dataDir, tickTime, minSessionTimeout, maxSessionTimeout,\n\
+        maxClientCnxns and 4lw.commands.whitelist.")]
+    Registry(registry::Arguments),
     /// Check a configuration and list everything that is wrong with it.
     #[command(after_help = "Example:\n  livegate check livegate.toml\n\n\
         Prints FILE:LINE:COLUMN: KEY: MESSAGE for each mistake; exit code 1 if there are any.")]
@@ -44,6 +50,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run::run(config.as_deref()),
+        Command::Registry(arguments) => registry::run(&arguments),
         Command::Check { file } => check(&file),
     };
     match result {

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use livegate_discovery::Balance;
+use livegate_discovery::layout::Layout;
 use thiserror::Error;
 use toml::de::DeTable;
 
 use crate::config::errors::Errors;
 use crate::config::section::{Section, Value};
+pub(crate) use crate::config::service::is_service_name;
 
 mod document;
 mod errors;
@@ -45,6 +47,25 @@ pub struct ConfigError {
 
 /// Reads a configuration. All mistakes are reported at once, in the order of the text.
 pub fn parse(text: &str) -> Result<Config, Vec<ConfigError>> {
+    parse_with(text, read)
+}
+
+/// Adds the services and routes of another text, such as that of `registry.config_path`, to a
+/// configuration. Its services win over those of the same name, its routes over those that take the same
+/// requests; other sections are errors.
+pub fn extend(base: &Config, text: &str) -> Result<Config, Vec<ConfigError>> {
+    parse_with(text, |mut root| {
+        let mut config = base.clone();
+        read_services_and_routes(&mut root, &mut config);
+        root.finish();
+        config
+    })
+}
+
+fn parse_with(
+    text: &str,
+    read: impl FnOnce(Section<'_>) -> Config,
+) -> Result<Config, Vec<ConfigError>> {
     let mut errors = Errors::new(text);
     let text = document::readable(text, &mut errors);
     let config = match DeTable::parse(&text) {
@@ -73,15 +94,20 @@ fn read(mut root: Section<'_>) -> Config {
     if let Some(section) = root.section("discovery") {
         config.discovery = gateway::discovery(section);
     }
+    read_services_and_routes(&mut root, &mut config);
+    root.finish();
+    config
+}
+
+fn read_services_and_routes(root: &mut Section<'_>, config: &mut Config) {
     for entry in root.read("services", Value::entries).unwrap_or_default() {
-        let service = service::service(&entry, &config);
+        let service = service::service(&entry, config);
         config.services.insert(entry.key.to_owned(), service);
     }
     if let Some(value) = root.get("routes") {
-        config.routes = routes::routes(&value, &config.services);
+        let routes = routes::routes(&value, &config.services);
+        config.routes.splice(0..0, routes);
     }
-    root.finish();
-    config
 }
 
 /// A whole configuration, checked: every route names a service that exists. The default is what an
@@ -184,6 +210,8 @@ pub struct RegistryConfig {
     pub data_dir: PathBuf,
     /// The session timeout that the gateway's own client asks for.
     pub session_timeout: Duration,
+    /// The znode that holds more services and routes, in the same format; it is watched.
+    pub config_path: Option<String>,
 }
 
 impl Default for RegistryConfig {
@@ -193,6 +221,7 @@ impl Default for RegistryConfig {
             hosts: "127.0.0.1:2181".to_owned(),
             data_dir: PathBuf::from("livegate-data/registry"),
             session_timeout: Duration::from_secs(10),
+            config_path: None,
         }
     }
 }
@@ -233,13 +262,6 @@ impl Default for DiscoveryConfig {
             snapshot_dir: PathBuf::from("livegate-data/snapshots"),
         }
     }
-}
-
-/// `discovery.layout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `"auto"`: each instance znode is recognised by its name and content.
-    Auto,
 }
 
 /// `[services.NAME]`: one service and the policy for it.

@@ -6,11 +6,15 @@
 //! same objects as before, so nothing that is known about them resets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::timeout;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, HttpConfig, RegistryMode};
+use crate::config::{self, Config, HttpConfig, ServiceConfig};
+use crate::control::overlay::{Overlay, Text};
+use crate::control::registry::Registry;
 use crate::control::resolve::ResolveError;
 use crate::control::services::{Changes, Services};
 use crate::control::table::RouteCounters;
@@ -18,6 +22,8 @@ use crate::events::Events;
 use crate::route::RouteTable;
 
 pub mod file;
+mod overlay;
+pub mod registry;
 pub mod resolve;
 mod services;
 mod table;
@@ -34,7 +40,7 @@ pub struct Gateway {
     pub http: Arc<HttpConfig>,
     /// Which route takes which request.
     pub routes: RouteTable,
-    /// Every configured service.
+    /// Every configured service, and those found in the registry.
     pub clusters: Vec<Arc<Cluster>>,
 }
 
@@ -50,11 +56,38 @@ pub struct Published {
 /// Applies configurations. There is one, and it owns the clusters' tasks.
 pub struct Control {
     services: Services,
+    /// `None` when every service lists its instances.
+    registry: Option<Registry>,
+    /// The part of the configuration that is in the registry.
+    overlay: Option<Overlay>,
+    /// The text of that part that is in effect.
+    overlay_text: Text,
+    /// The part of the configuration that is in the file.
+    base: Config,
     counters: RouteCounters,
     workers: usize,
     events: Events,
     published: Published,
 }
+
+/// What has changed in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// There are services that were not there before.
+    Services,
+    /// The part of the configuration that is there is another.
+    Configuration,
+}
+
+/// How long a start waits for what the registry says. Serving a little later is better than answering
+/// 503; a registry that is away does not hold up services whose instances are known otherwise.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The same, when lists from before are at hand.
+const SAVED_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long a change waits for the instances of services that it adds.
+const FIRST_LIST_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Control {
     /// Applies the first configuration. `workers` is the number of shards of every counter.
@@ -62,19 +95,52 @@ impl Control {
         config: Config,
         workers: usize,
         events: Events,
+        mut registry: Option<Registry>,
     ) -> Result<Self, Vec<ResolveError>> {
+        let base = config;
+        let mut overlay = None;
+        if let (Some(registry), Some(node)) = (&registry, &base.registry.config_path) {
+            let client = registry.client().clone();
+            overlay = Some(Overlay::start(client, node, &base.discovery.snapshot_dir).await);
+        }
+        // What was kept on disk was good when it was kept; what is wrong now is told of by the first change.
+        let overlay_text = overlay.as_mut().and_then(Overlay::text);
+        let extended = overlay_text
+            .as_deref()
+            .map(|text| config::extend(&base, text));
+        let (config, overlay_text) = match extended {
+            Some(Ok(config)) => (config, overlay_text),
+            Some(Err(_)) | None => (base.clone(), None),
+        };
         let instances = resolve::instances(&config).await?;
         let mut services = Services::new(events.clone(), workers);
-        services.apply(&config, instances);
+        let patience = match &registry {
+            Some(registry) if registry.has_saved() => SAVED_PATIENCE,
+            _ => REGISTRY_PATIENCE,
+        };
+        let root_is_known = match &mut registry {
+            Some(registry) => timeout(patience, registry.settled()).await.is_ok(),
+            None => true,
+        };
+        let effective = effective(&config, registry.as_ref());
+        services.apply(&effective, instances, registry.as_ref());
+        let instances_are_known = timeout(patience, services.settled()).await.is_ok();
+        services.settle().await;
+        if !(root_is_known && instances_are_known) {
+            tracing::warn!("the registry does not answer: serving what is known without it");
+        }
         let mut counters = RouteCounters::new();
-        let gateway = gateway(1, &config, &services, &mut counters, workers);
-        warn_of_missing_registry(&config);
+        let gateway = gateway(1, &effective, &services, &mut counters, workers);
         let published = Published {
             gateway: Arc::new(ArcSwap::from_pointee(gateway)),
             config: Arc::new(ArcSwap::from_pointee(config)),
         };
         Ok(Self {
             services,
+            registry,
+            overlay,
+            overlay_text,
+            base,
             counters,
             workers,
             events,
@@ -87,32 +153,92 @@ impl Control {
         &self.published
     }
 
-    /// Applies another configuration, or changes nothing: names are looked up before anything
-    /// changes. Not cancel-safe; what was begun is completed by the next one.
-    pub async fn apply(
+    /// The registry, if there is one.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Resolves when something has changed in the registry: [`take_in`](Self::take_in) then. Cancel-safe.
+    pub async fn found(&mut self) -> Found {
+        let services = async {
+            match &mut self.registry {
+                Some(registry) => registry.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let configuration = async {
+            match &mut self.overlay {
+                Some(overlay) => overlay.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = services => Found::Services,
+            () = configuration => Found::Configuration,
+        }
+    }
+
+    /// Takes in what has changed in the registry, or says why that cannot be.
+    pub async fn take_in(&mut self, found: Found) {
+        let cause = match found {
+            Found::Services => "services found in the registry",
+            Found::Configuration => "registry.config_path has changed",
+        };
+        let text = match (found, &mut self.overlay) {
+            (Found::Configuration, Some(overlay)) => overlay.text(),
+            _ => self.overlay_text.clone(),
+        };
+        if let Err(reasons) = self.apply_both(self.base.clone(), text, cause).await {
+            self.refuse(cause, &reasons);
+        }
+    }
+
+    /// Applies another configuration of the file, or changes nothing: names are looked up before
+    /// anything changes. An error has every reason. Not cancel-safe; what was begun is completed by
+    /// the next one.
+    pub async fn apply(&mut self, config: Config, cause: &str) -> Result<(), Vec<String>> {
+        let text = self.overlay_text.clone();
+        self.apply_both(config, text, cause).await
+    }
+
+    async fn apply_both(
         &mut self,
-        mut config: Config,
+        mut base: Config,
+        text: Text,
         cause: &str,
-    ) -> Result<(), Vec<ResolveError>> {
-        let instances = resolve::instances(&config).await?;
+    ) -> Result<(), Vec<String>> {
         let before = self.published.config.load_full();
-        for key in keep_what_needs_a_restart(&mut config, &before) {
+        for key in keep_what_needs_a_restart(&mut base, &before) {
             tracing::warn!("{key} has changed: restart to apply it, until then it stays as it was");
         }
-        if config.services != before.services {
-            warn_of_missing_registry(&config);
-        }
-        let changes = self.services.apply(&config, instances);
+        let config = match &text {
+            Some(text) => config::extend(&base, text).map_err(|errors| {
+                let node = base.registry.config_path.as_deref().unwrap_or_default();
+                let lines = errors.iter().map(|error| format!("{node}:{error}"));
+                lines.collect::<Vec<_>>()
+            })?,
+            None => base.clone(),
+        };
+        let instances = resolve::instances(&config).await;
+        let instances = instances
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let effective = effective(&config, self.registry.as_ref());
+        let changes = self
+            .services
+            .apply(&effective, instances, self.registry.as_ref());
+        // Routes to a service are of use when its instances are known.
+        drop(timeout(FIRST_LIST_PATIENCE, self.services.settled()).await);
         self.services.settle().await;
         let revision = self.published.gateway.load().revision + 1;
         let gateway = gateway(
             revision,
-            &config,
+            &effective,
             &self.services,
             &mut self.counters,
             self.workers,
         );
         let summary = summary(&before, &config, &changes);
+        (self.base, self.overlay_text) = (base, text);
         self.published.gateway.store(Arc::new(gateway));
         self.published.config.store(Arc::new(config));
         self.services.retire(&changes.removed);
@@ -132,6 +258,21 @@ impl Control {
         self.events
             .push(None, None, "config_refused", format!("{cause}: {reasons}"));
     }
+}
+
+/// The configuration with the services that were found in the registry.
+fn effective(config: &Config, registry: Option<&Registry>) -> Config {
+    let mut effective = config.clone();
+    for name in registry.iter().flat_map(|registry| registry.names()) {
+        effective
+            .services
+            .entry(name.to_owned())
+            .or_insert_with(|| ServiceConfig {
+                hold_grace: config.discovery.hold_grace,
+                ..ServiceConfig::new(name, &config.discovery.root, None)
+            });
+    }
+    effective
 }
 
 fn gateway(
@@ -173,32 +314,22 @@ fn keep_what_needs_a_restart(config: &mut Config, before: &Config) -> Vec<&'stat
         "admin.token_file",
     );
     keep(config.registry != before.registry, "[registry]");
+    keep(
+        config.discovery.root != before.discovery.root,
+        "discovery.root",
+    );
+    keep(
+        config.discovery.layout != before.discovery.layout,
+        "discovery.layout",
+    );
     config.http.listen.clone_from(&before.http.listen);
     config.http.workers = before.http.workers;
     config.http.access_log.clone_from(&before.http.access_log);
     config.admin.clone_from(&before.admin);
     config.registry.clone_from(&before.registry);
+    config.discovery.root.clone_from(&before.discovery.root);
+    config.discovery.layout = before.discovery.layout;
     keys
-}
-
-/// One line for those who expect a registry.
-fn warn_of_missing_registry(config: &Config) {
-    if config.registry.mode == RegistryMode::None {
-        return;
-    }
-    let registered = config
-        .services
-        .iter()
-        .filter(|(_, service)| service.instances.is_none());
-    let names: Vec<&str> = registered.map(|(name, _)| name.as_str()).collect();
-    let consequence = if names.is_empty() {
-        String::new()
-    } else {
-        format!("; requests for {} are answered 503", names.join(", "))
-    };
-    tracing::warn!(
-        "this build has no registry yet and serves only services that list \"instances\"{consequence} (registry.mode = \"none\" silences this)"
-    );
 }
 
 fn summary(before: &Config, after: &Config, changes: &Changes) -> String {

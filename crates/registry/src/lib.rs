@@ -20,6 +20,7 @@ mod machine;
 mod options;
 mod server;
 mod store;
+pub mod zoo_cfg;
 
 pub use options::{Options, Whitelist};
 pub use server::{Server, StartError};

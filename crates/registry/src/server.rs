@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::core::Core;
+use self::core::{Core, RECORD_OVERHEAD_BYTES};
 use crate::machine::{Machine, Restorer, SECRET_BYTES, Settings};
 use crate::options::Options;
 use crate::store::{Durability, Recovered, SnapshotWriter, Store, StoreError, StoreOptions};
@@ -180,7 +180,10 @@ fn restore(options: &Options) -> Result<(Machine, Store), StartError> {
             Ok(())
         }
     };
-    let store = Store::open(StoreOptions::new(&options.data_dir), replay)
+    let mut store_options = StoreOptions::new(&options.data_dir);
+    // No record is much longer than the request that it comes from.
+    store_options.record_bytes_max = options.request_bytes_max + RECORD_OVERHEAD_BYTES;
+    let store = Store::open(store_options, replay)
         .map_err(|error: StoreError| directory_error(error.to_string()))?;
     let machine = stage.into_machine().map_err(directory_error)?;
     Ok((*machine, store))

@@ -37,7 +37,7 @@ pub(crate) use snapshot::SnapshotWriter;
 
 use frame::{FRAME_HEADER_BYTES, RECORD_BYTES_LIMIT, append_frame};
 use log::{BUFFER_BYTES_KEPT, Log, Shared};
-use segment::{Room, bytes_of};
+use segment::Room;
 use snapshot::{Job, Progress, Running};
 
 /// Where and how to store.
@@ -91,22 +91,12 @@ pub(crate) enum Class {
     Reserved,
 }
 
-/// Why a record was not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    /// Also while the disk fails: [`Store::trouble`] tells.
-    #[error("the disk of the registry has no room")]
-    Full,
-    #[error("the record is longer than the registry's log takes")]
-    TooLong,
-}
-
 /// What recovery replays: first the pieces of a snapshot, if there is one, then the records that came after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recovered<'a> {
     /// As given to [`SnapshotWriter::try_write`].
     Piece(&'a [u8]),
-    /// As given to [`Store::append`]. Its effects may be in the snapshot already: a snapshot is taken while records
+    /// As given to [`Store::queue`]. Its effects may be in the snapshot already: a snapshot is taken while records
     /// are appended.
     Record(Position, &'a [u8]),
 }
@@ -174,7 +164,6 @@ pub(crate) struct Store {
     appended_bytes: u64,
     /// Bytes of frames that recovery replayed.
     recovered_bytes: u64,
-    is_new: bool,
     progress: Arc<Mutex<Progress>>,
     snapshot: Option<Running>,
     log_thread: Option<JoinHandle<()>>,
@@ -232,7 +221,6 @@ impl Store {
             appended: recovery.last,
             appended_bytes: 0,
             recovered_bytes: recovery.log_bytes,
-            is_new: recovery.last == 0,
             progress: Arc::new(Mutex::new(Progress {
                 damaged: recovery.damaged,
                 ..Progress::default()
@@ -243,54 +231,27 @@ impl Store {
         })
     }
 
-    /// Whether the directory held no record.
-    pub(crate) fn is_new(&self) -> bool {
-        self.is_new
-    }
-
-    /// Queues a record, of any length up to the limit. It is handed to the disk by [`Store::flush`].
-    ///
-    /// # Errors
-    ///
-    /// Nothing was queued.
-    pub(crate) fn append(&mut self, class: Class, record: &[u8]) -> Result<Position, Refused> {
-        if record.len() > self.options.record_bytes_max.min(RECORD_BYTES_LIMIT) {
-            return Err(Refused::TooLong);
-        }
-        let bytes = bytes_of(record) + bytes_of(&[0; FRAME_HEADER_BYTES]);
-        let kept_free = match class {
-            Class::Regular => self.options.reserved_bytes,
-            Class::Reserved => 0,
-        };
-        if self
-            .shared
-            .lacks_room(self.appended_bytes + bytes + kept_free)
-        {
-            return Err(Refused::Full);
-        }
-        self.appended += 1;
-        self.appended_bytes += bytes;
-        append_frame(&mut self.pending, self.appended, record);
-        Ok(Position(self.appended))
-    }
-
-    /// Whether a record of this length would be taken.
+    /// Whether a record of this length is allowed and there is room for it on the disk, as far as is known
+    /// now.
     pub(crate) fn has_room(&self, class: Class, record_bytes: usize) -> bool {
-        let bytes = record_bytes as u64 + FRAME_HEADER_BYTES as u64;
         let kept_free = match class {
             Class::Regular => self.options.reserved_bytes,
             Class::Reserved => 0,
         };
-        !self
-            .shared
-            .lacks_room(self.appended_bytes + bytes + kept_free)
+        let bytes = frame_bytes(record_bytes);
+        record_bytes <= self.options.record_bytes_max.min(RECORD_BYTES_LIMIT)
+            && !self
+                .shared
+                .lacks_room(self.appended_bytes + bytes + kept_free)
     }
 
-    /// Tells when more is durable, without holding the store.
-    pub(crate) fn durability(&self) -> Durability {
-        Durability {
-            shared: Arc::clone(&self.shared),
-        }
+    /// Queues a record that cannot be refused any more, because what it says was done after
+    /// [`has_room`](Self::has_room). If there is no room for it after all it is written when there is.
+    pub(crate) fn queue(&mut self, record: &[u8]) -> Position {
+        self.appended += 1;
+        self.appended_bytes += frame_bytes(record.len());
+        append_frame(&mut self.pending, self.appended, record);
+        Position(self.appended)
     }
 
     /// Hands what was appended to the log thread. Called once per turn of the event loop.
@@ -301,28 +262,15 @@ impl Store {
         }
     }
 
-    /// The last record that was appended or replayed.
-    pub(crate) fn appended(&self) -> Position {
-        Position(self.appended)
-    }
-
     /// All records up to this one are on the disk.
     pub(crate) fn durable(&self) -> Position {
         Position(self.shared.durable())
     }
 
-    /// Waits until more is durable than `seen`, and says up to where. For one waiter.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(crate) async fn durable_changed(&self, seen: Position) -> Position {
-        loop {
-            let durable = self.durable();
-            if durable > seen {
-                return durable;
-            }
-            self.shared.durable_moved.notified().await;
+    /// Tells when more is durable, without holding the store.
+    pub(crate) fn durability(&self) -> Durability {
+        Durability {
+            shared: Arc::clone(&self.shared),
         }
     }
 
@@ -413,6 +361,10 @@ impl Durability {
             self.shared.durable_moved.notified().await;
         }
     }
+}
+
+fn frame_bytes(record_bytes: usize) -> u64 {
+    (record_bytes + FRAME_HEADER_BYTES) as u64
 }
 
 impl Drop for Store {

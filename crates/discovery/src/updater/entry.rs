@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     tenths: u32,
     /// What the published view was made from.
     published: Option<(u32, u32)>,
+    /// What it shows, for as long as that is true.
+    member: Option<Member>,
 }
 
 /// A weight that is warm, in tenths.
@@ -55,6 +57,7 @@ impl Entry {
             warming_since: None,
             tenths: WARM,
             published: None,
+            member: None,
         }
     }
 
@@ -237,6 +240,11 @@ impl Entry {
         None
     }
 
+    /// What is published of it is not true any more.
+    pub(crate) fn touch(&mut self) {
+        self.published = None;
+    }
+
     /// Whether a view must be published for it.
     pub(crate) fn is_news(&self) -> bool {
         self.published != Some((self.endpoint.flags(), self.tenths))
@@ -244,14 +252,21 @@ impl Entry {
 
     /// What a view shows of it.
     pub(crate) fn publish(&mut self) -> Member {
-        self.published = Some((self.endpoint.flags(), self.tenths));
-        Member {
+        let shown = Some((self.endpoint.flags(), self.tenths));
+        if self.published == shown
+            && let Some(member) = &self.member
+        {
+            return member.clone();
+        }
+        self.published = shown;
+        let member = Member {
             endpoint: Arc::clone(&self.endpoint),
             instance: Arc::clone(&self.instance),
             warmth_tenths: self.tenths,
             reasons: self.reasons().collect(),
             known_since: self.known_since,
-        }
+        };
+        self.member.insert(member).clone()
     }
 
     fn reasons(&self) -> impl Iterator<Item = Reason> {

@@ -39,6 +39,17 @@ impl Ages {
     }
 }
 
+/// What a snapshot does to the endpoints that there are.
+#[derive(Default)]
+struct Moves {
+    /// Their ids are named at other addresses; with the cause.
+    superseded: Vec<(InstanceId, String)>,
+    /// Their addresses are named under other ids: from, to.
+    renamed: Vec<(InstanceId, InstanceId)>,
+    /// Neither is named, and they are not held yet. In the order of ids.
+    missing: Vec<InstanceId>,
+}
+
 impl Updater {
     /// Takes in a new snapshot and publishes the view it makes. Endpoints keep counters, health
     /// and running requests through changes of weight, metadata, state and id.
@@ -50,20 +61,18 @@ impl Updater {
         let listing = Listing::new(snapshot);
         let ages = self.ages(snapshot, goes_on, now);
         let mut transitions = Vec::new();
-        let (superseded, missing) = self.not_named(snapshot, &listing);
+        let Moves {
+            superseded,
+            renamed,
+            missing,
+        } = self.moves(snapshot, &listing);
         for (id, cause) in superseded {
             transitions.extend(self.leave(&id, &cause, false, now));
         }
-        self.rename(&listing, &mut transitions, now);
-        for instance in snapshot.instances.values() {
-            if listing.is_in(instance) {
-                let changes = match self.entries.get_mut(&instance.id) {
-                    Some(entry) => entry.update(instance, self.policy.warm_up, now),
-                    None => self.join(instance, &ages, now),
-                };
-                let changes = changes.into_iter();
-                transitions.extend(changes.map(|change| change.of(&instance.id, now)));
-            }
+        self.rename(renamed, &mut transitions, now);
+        for instance in self.update(snapshot, &listing, &mut transitions, now) {
+            let changes = self.join(instance, &ages, now).into_iter();
+            transitions.extend(changes.map(|change| change.of(&instance.id, now)));
         }
         let is_file = was_file || self.contact.is_file();
         self.judge(missing, is_file, snapshot, &mut transitions, now);
@@ -92,39 +101,64 @@ impl Updater {
         }
     }
 
-    /// Those whose address the snapshot does not name: first the ones that it names elsewhere,
-    /// with a cause, then the ones that are missing, unless held already.
-    fn not_named(
-        &self,
-        snapshot: &Snapshot,
-        listing: &Listing<'_>,
-    ) -> (Vec<(InstanceId, String)>, Vec<InstanceId>) {
-        let (mut superseded, mut missing) = (Vec::new(), Vec::new());
+    /// What a snapshot does to the endpoints that there are.
+    fn moves(&self, snapshot: &Snapshot, listing: &Listing<'_>) -> Moves {
+        let mut moves = Moves::default();
         for (id, entry) in &self.entries {
-            if listing.at(&entry.instance.address).is_some() {
+            if let Some(instance) = listing.at(&entry.instance.address) {
+                if instance.id != *id {
+                    moves.renamed.push((id.clone(), instance.id.clone()));
+                }
                 continue;
             }
             match snapshot.instances.get(id) {
                 Some(elsewhere) => {
-                    superseded.push((id.clone(), format!("moved to {}", elsewhere.address)));
+                    let cause = format!("moved to {}", elsewhere.address);
+                    moves.superseded.push((id.clone(), cause));
                 }
-                None if entry.hold.is_none() || self.contact.is_file() => missing.push(id.clone()),
+                None if entry.hold.is_none() || self.contact.is_file() => {
+                    moves.missing.push(id.clone());
+                }
                 None => {}
             }
         }
-        (superseded, missing)
+        moves
+    }
+
+    /// Tells the endpoints that there are what the snapshot says about them; returns the instances
+    /// without one. Both lists are in the order of ids, so that one walk along both will do.
+    fn update<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        listing: &Listing<'_>,
+        transitions: &mut Vec<Transition>,
+        now: Instant,
+    ) -> Vec<&'s Instance> {
+        let mut new = Vec::new();
+        let mut entries = self.entries.iter_mut().peekable();
+        for instance in snapshot.instances.values() {
+            if !listing.is_in(instance) {
+                continue;
+            }
+            while entries.next_if(|(id, _)| **id < instance.id).is_some() {}
+            match entries.next_if(|(id, _)| **id == instance.id) {
+                Some((id, entry)) => {
+                    let changes = entry.update(instance, self.policy.warm_up, now);
+                    transitions.extend(changes.into_iter().map(|change| change.of(id, now)));
+                }
+                None => new.push(instance),
+            }
+        }
+        new
     }
 
     /// Files endpoints under the ids that stand for their addresses now.
-    fn rename(&mut self, listing: &Listing<'_>, transitions: &mut Vec<Transition>, now: Instant) {
-        let renamed: Vec<(InstanceId, InstanceId)> = self
-            .entries
-            .iter()
-            .filter_map(|(id, entry)| {
-                let instance = listing.at(&entry.instance.address)?;
-                (instance.id != *id).then(|| (id.clone(), instance.id.clone()))
-            })
-            .collect();
+    fn rename(
+        &mut self,
+        renamed: Vec<(InstanceId, InstanceId)>,
+        transitions: &mut Vec<Transition>,
+        now: Instant,
+    ) {
         // All are taken out before one is put back, for two may have changed places.
         let taken: Vec<(InstanceId, InstanceId, Entry)> = renamed
             .into_iter()

@@ -100,6 +100,10 @@ impl Quarantine {
         (change, Some(released))
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// What a connection was refused with, if one was since the quarantine began.
     pub(crate) fn refusal(&self) -> Option<&Arc<str>> {
         let current = self.current.as_ref()?;

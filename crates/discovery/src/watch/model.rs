@@ -279,6 +279,11 @@ impl Model {
 
     /// What it will hold is told by events; only a listing under way may be older than it.
     fn directory_created(&mut self, directory: &Arc<str>) {
+        if let Some(parent) = self.directories.get_mut(SELF)
+            && matches!(parent.work, Work::UnderWay(_))
+        {
+            parent.touched.insert(Arc::clone(directory));
+        }
         match self.directories.get_mut(directory) {
             Some(known) => {
                 if let Work::UnderWay(again) = &mut known.work {
@@ -475,7 +480,9 @@ impl Model {
         }
         if directory == SELF {
             for other in self.directories.keys().cloned().collect::<Vec<_>>() {
-                if *other != *SELF && !directories.contains(&other) {
+                if touched.contains(&other) {
+                    directories.push(other);
+                } else if *other != *SELF && !directories.contains(&other) {
                     self.directory_gone(&other);
                 }
             }
@@ -502,23 +509,18 @@ impl Model {
         }
     }
 
-    /// The state of the service's own node, which may hold a list.
+    /// The state of the service's own node, which may hold a list. It may be older than what was read.
     fn found_self(&mut self, stat: &Stat) {
-        if !self.layout.may_list_in_service_node() || stat.data_length <= 0 {
-            if self
-                .nodes
-                .get(SELF)
-                .is_some_and(|own| own.work == Work::Idle)
-            {
-                self.forget(SELF);
-            }
+        if !self.layout.may_list_in_service_node() {
             return;
         }
-        let stamp = self.nodes.get(SELF).and_then(|own| own.stamp);
-        if stamp == Some(Stamp::of(stat)) {
-            self.confirm(SELF);
-        } else {
-            self.came(&SELF.into());
+        match self.nodes.get(SELF).map(|own| own.stamp) {
+            Some(Some(stamp)) if stamp == Stamp::of(stat) => self.confirm(SELF),
+            Some(Some(_)) => self.came(&SELF.into()),
+            // It is being read.
+            Some(None) => {}
+            None if stat.data_length > 0 => self.came(&SELF.into()),
+            None => {}
         }
     }
 
@@ -674,14 +676,24 @@ impl Model {
             return;
         };
         known.failures += 1;
+        let is_read = known.stamp.is_some();
         if known.work == Work::Idle {
             known.work = Work::Waiting(question);
             let due = now + backoff::delay(known.failures);
             self.later.insert((due, Again::Node(Arc::clone(node))));
+        } else {
+            // A weaker question must not stand in for this one.
+            self.want(node, question);
         }
         if let Failure::Other(cause) = failure {
             let cause = format!("cannot be read: {cause}");
-            self.roster.put_failure(node, &label, &cause);
+            if is_read {
+                // What it said before stays.
+                tracing::warn!(service = %self.label, node = %label, %cause, "not read again");
+            } else {
+                self.roster
+                    .put(node, &label, Incarnation::default(), Err(cause));
+            }
             self.confirm(node);
         }
     }

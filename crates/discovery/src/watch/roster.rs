@@ -114,17 +114,6 @@ impl Roster {
         }
     }
 
-    /// A node could not be read. What it said before stays, if it said something.
-    pub(super) fn put_failure(&mut self, node: &Arc<str>, label: &str, cause: &str) {
-        let is_known = self
-            .entries
-            .get(node)
-            .is_some_and(|entry| matches!(entry.content, Some(Ok(_))));
-        if !is_known {
-            self.put(node, label, Incarnation::default(), Err(cause.to_owned()));
-        }
-    }
-
     /// A node is gone.
     pub(super) fn remove(&mut self, node: &Arc<str>) {
         let Some(entry) = self.entries.remove(node) else {

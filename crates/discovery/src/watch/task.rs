@@ -391,7 +391,7 @@ pub(super) async fn next(watcher: Option<&mut Watcher>) -> Option<Notification> 
 }
 
 /// Waits for ever without a time.
-pub(super) async fn sleep_until(due: Option<Instant>) {
+pub(crate) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,

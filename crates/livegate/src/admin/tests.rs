@@ -20,7 +20,7 @@ struct Side {
 
 async fn start(text: &str, token: Option<&str>) -> Side {
     let events = Events::new(100);
-    let control = Control::start(parse(text).unwrap(), 1, events.clone())
+    let control = Control::start(parse(text).unwrap(), 1, events.clone(), None)
         .await
         .unwrap();
     let published = control.published().clone();

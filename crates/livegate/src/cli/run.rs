@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use livegate_registry::Server;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,14 +18,19 @@ use tracing_subscriber::EnvFilter;
 use crate::access_log::{AccessLogHandle, AccessLogWriter};
 use crate::admin::{self, Admin, Token};
 use crate::cli::{read_config, several};
+use crate::config::{Config, RegistryMode};
 use crate::control::Control;
 use crate::control::file::Watched;
+use crate::control::registry::{Registry, RegistryAddress};
 use crate::control::resolve::ResolveError;
 use crate::events::Events;
 use crate::worker::{Listeners, Shared, Workers};
 
 /// Events that the flight recorder holds: some hours of a busy fleet, about 2 MiB.
 const EVENTS_MAX: usize = 10_000;
+
+/// Connections that one address may have to the embedded registry.
+const EMBEDDED_CONNECTIONS_MAX: usize = 4096;
 
 /// Runs until a signal ends it.
 pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
@@ -59,8 +65,16 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let control = runtime.block_on(Control::start(config, workers, events.clone()));
-    let control = control.map_err(|errors| several(&lines(&errors)))?;
+    // Stopped last: sessions of other processes live in it.
+    let embedded = start_embedded_registry(&config)?;
+    let control = runtime.block_on(async {
+        let registry = match registry_address(&config, embedded.as_ref()) {
+            Some(address) => Some(Registry::start(&address, &config, &events).await?),
+            None => None,
+        };
+        let control = Control::start(config, workers, events.clone(), registry).await;
+        control.map_err(|errors| several(&lines(&errors)))
+    })?;
     let gateway = Arc::clone(&control.published().gateway);
     let log = access_log.as_ref().map(AccessLogWriter::handle);
     let shared = Arc::new(Shared::new(gateway, workers, log));
@@ -78,8 +92,39 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let result = runtime.block_on(run_until_ended(running, admin, admin_listener));
     // Tasks hold handles of the access log, whose last lines are written when all are gone.
     drop(runtime);
+    drop(embedded);
     drop(access_log);
     result
+}
+
+/// The registry inside this process, if that is what the configuration asks for.
+fn start_embedded_registry(config: &Config) -> anyhow::Result<Option<Server>> {
+    if config.registry.mode != RegistryMode::Embedded {
+        return Ok(None);
+    }
+    let listen = config.registry.hosts.parse();
+    let listen = listen.expect("an address was checked for when the file was read");
+    let mut options = livegate_registry::Options::new(listen, &config.registry.data_dir);
+    // On one machine all instances come from one address.
+    options.connections_per_address_max = EMBEDDED_CONNECTIONS_MAX;
+    let server = Server::start(options).with_context(|| {
+        "cannot start the embedded registry: choose another address in registry.hosts or directory in \
+         registry.data_dir, or use registry.mode = \"external\" or \"none\""
+    })?;
+    tracing::info!("registry on {}", server.address());
+    Ok(Some(server))
+}
+
+fn registry_address(config: &Config, embedded: Option<&Server>) -> Option<RegistryAddress> {
+    let hosts = match config.registry.mode {
+        RegistryMode::None => return None,
+        RegistryMode::External => config.registry.hosts.clone(),
+        RegistryMode::Embedded => embedded?.address().to_string(),
+    };
+    Some(RegistryAddress {
+        hosts,
+        session_timeout: config.registry.session_timeout,
+    })
 }
 
 /// A gateway that serves.
@@ -154,6 +199,10 @@ async fn reload_until_ended(
                 "SIGHUP"
             }
             () = changed(running.watched.as_mut()) => "the file has changed",
+            found = running.control.found() => {
+                running.control.take_in(found).await;
+                continue;
+            }
         };
         let Some(file) = running.watched.as_mut().map(Watched::see) else {
             tracing::info!("{cause}: there is no configuration file to read");
@@ -171,10 +220,7 @@ async fn reload_until_ended(
 
 async fn reload(control: &mut Control, file: &Path, cause: &str) {
     let applied = match read_config(file) {
-        Ok(config) => control
-            .apply(config, cause)
-            .await
-            .map_err(|errors| lines(&errors)),
+        Ok(config) => control.apply(config, cause).await,
         Err(errors) => Err(errors),
     };
     if let Err(errors) = applied {
@@ -195,13 +241,13 @@ async fn changed(watched: Option<&mut Watched>) {
 }
 
 /// The signals that end the gateway.
-struct Ends {
+pub(super) struct Ends {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Ends {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self {
             terminate,
@@ -210,7 +256,7 @@ impl Ends {
     }
 
     /// The name of the next one. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -219,7 +265,7 @@ impl Ends {
 }
 
 /// To standard error; `LIVEGATE_LOG`, or else `RUST_LOG`, says how much.
-fn start_logging() -> anyhow::Result<()> {
+pub(super) fn start_logging() -> anyhow::Result<()> {
     let filter = |name: &str| {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
         Some(EnvFilter::try_new(text).with_context(|| format!("cannot understand {name}")))
@@ -237,7 +283,7 @@ fn start_logging() -> anyhow::Result<()> {
 
 /// A gateway needs two descriptors for each request. The soft limit is for programs that use
 /// select(2); the hard one is what the administrator allows.
-fn raise_open_files_limit() -> u64 {
+pub(super) fn raise_open_files_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(
         Resource::Nofile,

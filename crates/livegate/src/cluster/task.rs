@@ -25,6 +25,13 @@ use crate::health::trial::Trials;
 /// How often the updater looks at time passing: ejections, stalls and warm-ups are that exact.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Snapshots that follow one another closely wait three times as long as the last one took: with
+/// ten thousand instances that is 25 ms of work, and must not keep the core that probes need. Of
+/// those that wait only the last one counts.
+const PACE: u32 = 3;
+/// They do not wait longer.
+const PACE_MAX: Duration = Duration::from_millis(100);
+
 /// What the operator wants of an instance.
 #[derive(Debug)]
 pub(super) struct Command {
@@ -61,6 +68,8 @@ pub(super) struct Task {
     checks: Checks,
     /// The membership that the checks are for.
     checked: u64,
+    /// From when on the next snapshot is taken in.
+    listens: Instant,
     trials: Trials,
     probes: JoinSet<Report>,
     events: Events,
@@ -115,6 +124,7 @@ impl Task {
             config,
             checks,
             checked: 0,
+            listens: now(),
             trials: Trials::new(fastrand::u64(..)),
             probes: JoinSet::new(),
             events,
@@ -126,8 +136,10 @@ impl Task {
     /// Takes in the snapshot and publishes the view it makes.
     pub(super) fn apply(&mut self, snapshot: &Snapshot) {
         let now = now();
+        let started = Instant::now();
         let transitions = self.updater.apply(snapshot, now);
         self.tell(transitions);
+        self.listens = now + (started.elapsed() * (1 + PACE)).min(PACE_MAX);
     }
 
     /// Runs until the configuration is no longer wanted.
@@ -164,10 +176,12 @@ impl Task {
         let due = [self.checks.next_due(), self.trials.next_due()]
             .into_iter()
             .flatten();
+        let listens = now() >= self.listens;
+        let due = due.chain((!listens).then_some(self.listens));
         let due = due.fold(tick, Instant::min);
         let woken = pin!(self.updater.woken());
         tokio::select! {
-            Ok(()) = inputs.snapshots.changed() => {
+            Ok(()) = inputs.snapshots.changed(), if listens => {
                 Event::Snapshot(Arc::clone(&inputs.snapshots.borrow_and_update()))
             }
             changed = inputs.configs.changed() => match changed {

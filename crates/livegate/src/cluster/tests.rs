@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
-use livegate_discovery::{Endpoint, EndpointState, Instance, Outcome, Pick};
+use livegate_discovery::{Endpoint, EndpointState, Instance, NoEndpoint, Outcome, Pick, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -513,4 +513,161 @@ async fn ejections_begin_at_once_and_end_in_time() {
     until("it is on probation", || !is_ejected()).await;
     assert!((3000..3001).contains(&(now() - start).as_secs()));
     service.event(a.address, "probation").await;
+}
+
+/// What a registry names, under ids that are the addresses.
+fn registered(attachment: u64, status: Status, addresses: &[SocketAddr]) -> Snapshot {
+    Snapshot {
+        status,
+        attachment,
+        ..Snapshot::clone(&snapshot(0, addresses))
+    }
+}
+
+impl Service {
+    /// Publishes what the registry says, and waits until it is taken in.
+    async fn hears(&self, snapshot: Snapshot) {
+        let revision = self.snapshots.borrow().revision + 1;
+        self.snapshots.send_replace(Arc::new(Snapshot {
+            revision,
+            ..snapshot
+        }));
+        until("the snapshot is taken in", || {
+            self.balancer().view().revision() == revision
+        })
+        .await;
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        let events = self.events.since(0, Some("orders"));
+        events.iter().filter(|event| event.kind == kind).count()
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_is_held_while_its_probes_pass_and_a_refused_one_goes_at_once() {
+    for kind in [HealthCheckKind::None, HealthCheckKind::Tcp] {
+        let (a, b, c) = (
+            Origin::start(200).await,
+            Origin::start(200).await,
+            Origin::start(200).await,
+        );
+        let all = [a.address, b.address, c.address];
+        let service = Service::start(config(kind, Duration::from_secs(3600)), &all);
+        service.hears(registered(1, Status::Live, &all)).await;
+        // One has died already, and nobody has noticed.
+        let dead = a.kill().await;
+        service.hears(registered(1, Status::Absent, &[])).await;
+        let cause = service.event(b.address, "held").await;
+        assert_eq!(
+            cause,
+            "3 of 3 left within a second; kept while it accepts connections"
+        );
+        let cause = service.event(dead, "hold_over").await;
+        assert!(cause.contains("refused"), "{cause}");
+        service.event(dead, "left").await;
+        assert_eq!(service.balancer().view().members().len(), 2);
+        assert_eq!(service.state(b.address), EndpointState::Held);
+        assert!(service.is_picked(b.address) && service.is_picked(c.address));
+        // The next one dies while it is held; probes find that without any request.
+        let dead = b.kill().await;
+        service.event(dead, "hold_over").await;
+        assert_eq!(service.count("hold_over"), 2);
+        assert_eq!(service.state(c.address), EndpointState::Held);
+        // The other one is named again.
+        let endpoint = service.endpoint(c.address);
+        service
+            .hears(registered(1, Status::Live, &[c.address]))
+            .await;
+        service.event(c.address, "rejoined").await;
+        assert_eq!(service.state(c.address), EndpointState::Fit);
+        assert!(Arc::ptr_eq(&endpoint, &service.endpoint(c.address)));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_comes_back_empty_empties_nothing_before_the_grace_is_over() {
+    let (a, b) = (Origin::start(200).await, Origin::start(200).await);
+    let both = [a.address, b.address];
+    let mut config = config(HealthCheckKind::None, MILLI);
+    let mut service = Service::start(config.clone(), &both);
+    service.hears(registered(1, Status::Live, &both)).await;
+    let since = std::time::SystemTime::now();
+    service
+        .hears(registered(1, Status::Stale { since }, &both))
+        .await;
+    service
+        .hears(registered(2, Status::Live, &[a.address]))
+        .await;
+    let cause = service.event(b.address, "held").await;
+    assert!(cause.contains("after contact with the registry was regained"));
+    service.hears(registered(2, Status::Absent, &[])).await;
+    service.event(a.address, "held").await;
+    // They are asked about every second, and pass.
+    let asked = service.endpoint(a.address);
+    sleep(1500 * MILLI).await;
+    assert!(!asked.is_unfit() && service.count("hold_over") == 0);
+    // A reload shortens the grace.
+    config.hold_grace = 100 * MILLI;
+    service.handle.configure(Arc::new(config));
+    let cause = service.event(a.address, "hold_over").await;
+    assert_eq!(
+        cause,
+        "the registry can be asked and has not named it for 100ms"
+    );
+    service.event(b.address, "left").await;
+    let pick = service.balancer().pick(None, &[], now());
+    assert_eq!(pick.err(), Some(NoEndpoint::Absent));
+}
+
+#[tokio::test]
+async fn a_held_one_that_fails_its_health_check_goes() {
+    let (a, b) = (Origin::start(200).await, Origin::start(200).await);
+    let both = [a.address, b.address];
+    let service = Service::start(config(HealthCheckKind::Http, 20 * MILLI), &both);
+    service.hears(registered(1, Status::Live, &both)).await;
+    service.hears(registered(1, Status::Live, &[])).await;
+    service.event(a.address, "held").await;
+    a.status.store(503, Relaxed);
+    let cause = service.event(a.address, "hold_over").await;
+    assert_eq!(cause, "health check: status 503");
+    assert_eq!(service.state(b.address), EndpointState::Held);
+    // Nobody is asked any more who is not there.
+    let members = service.balancer().view().members().len();
+    assert_eq!(members, 1);
+    let operator = service.handle.cluster().operator.clone();
+    let id = b.address.to_string();
+    assert_eq!(operator.drop_held(&id).await, Ok(()));
+    let cause = service.event(b.address, "hold_over").await;
+    assert_eq!(cause, "dropped by the operator");
+    assert_eq!(
+        operator.drop_held(&id).await,
+        Err(OperatorError::UnknownInstance)
+    );
+}
+
+/// A host that vanished answers nothing: the connect times out.
+#[tokio::test]
+async fn timeouts_end_a_hold_after_fall() {
+    let a = Origin::start(200).await;
+    // A listener whose backlog is full drops what comes, as a host does that is not there.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let full = full.listen(1).unwrap();
+    let silent = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = timeout(200 * MILLI, TcpStream::connect(silent)).await {
+        waiting.push(stream.unwrap());
+        assert!(waiting.len() < 100, "the backlog has a bound");
+    }
+    let both = [a.address, silent];
+    let mut config = config(HealthCheckKind::None, MILLI);
+    config.timeouts.connect = 50 * MILLI;
+    config.health_check.fall = 2;
+    let service = Service::start(config, &both);
+    service.hears(registered(1, Status::Live, &both)).await;
+    service.hears(registered(2, Status::Live, &[])).await;
+    let cause = service.event(silent, "hold_over").await;
+    assert_eq!(cause, "2 probes in a row timed out");
+    assert_eq!(service.state(a.address), EndpointState::Held);
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use livegate_discovery::layout::Layout;
+
 use crate::config::section::{Section, Value};
 use crate::config::units::{duration, positive_duration, size};
 use crate::config::values::{host_and_port, listen_address, network, path, znode};
 use crate::config::{
-    AccessLog, AdminConfig, DiscoveryConfig, HttpConfig, Layout, RegistryConfig, RegistryMode,
+    AccessLog, AdminConfig, DiscoveryConfig, HttpConfig, RegistryConfig, RegistryMode,
 };
 
 /// Below this not even a request of `curl` fits.
@@ -130,6 +132,16 @@ pub(super) fn registry(mut section: Section<'_>) -> RegistryConfig {
         &mut registry.session_timeout,
         positive_duration,
     );
+    section.set("config_path", &mut registry.config_path, |value| {
+        let text = value.string()?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if registry.mode == RegistryMode::None {
+            return Err("needs a registry, and registry.mode is \"none\"".to_owned());
+        }
+        znode(value).map(Some)
+    });
     section.finish();
     registry
 }
@@ -152,7 +164,7 @@ pub(super) fn discovery(mut section: Section<'_>) -> DiscoveryConfig {
     section.set("root", &mut discovery.root, znode);
     section.set("auto_routes", &mut discovery.auto_routes, Value::boolean);
     section.set("layout", &mut discovery.layout, |value| {
-        value.choice(&[("auto", Layout::Auto)])
+        value.choice(&Layout::ALL.map(|layout| (layout.name(), layout)))
     });
     section.set("hold_grace", &mut discovery.hold_grace, duration);
     section.set("snapshot_dir", &mut discovery.snapshot_dir, path);

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::units::{show_duration, show_size};
 use crate::config::{
-    AccessLog, Config, HashOn, HealthCheckKind, Layout, PathMatch, RegistryMode, RouteAction,
-    RouteConfig, ServiceConfig,
+    AccessLog, Config, HashOn, HealthCheckKind, PathMatch, RegistryMode, RouteAction, RouteConfig,
+    ServiceConfig,
 };
 
 /// What stands in place of a secret.
@@ -47,11 +47,12 @@ impl Config {
                 "hosts": registry.hosts,
                 "data_dir": registry.data_dir,
                 "session_timeout": show_duration(registry.session_timeout),
+                "config_path": registry.config_path,
             },
             "discovery": {
                 "root": discovery.root,
                 "auto_routes": discovery.auto_routes,
-                "layout": match discovery.layout { Layout::Auto => "auto" },
+                "layout": discovery.layout.name(),
                 "hold_grace": show_duration(discovery.hold_grace),
                 "snapshot_dir": discovery.snapshot_dir,
             },

@@ -70,7 +70,8 @@ pub(super) fn service(entry: &Entry<'_>, config: &Config) -> ServiceConfig {
     service
 }
 
-fn is_service_name(name: &str) -> bool {
+/// Whether a service of this name can be a part of paths.
+pub(crate) fn is_service_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
     !name.is_empty() && name != "." && name != ".." && name.bytes().all(fits)
 }

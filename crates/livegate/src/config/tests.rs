@@ -156,6 +156,7 @@ fn every_value_is_read() {
             hosts: "zk1:2181,zk2:2181/chroot".into(),
             data_dir: "a".into(),
             session_timeout: Duration::from_secs(4),
+            config_path: None,
         }
     );
     assert_eq!(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use livegate_discovery::{Instance, Snapshot};
+use livegate_discovery::{Instance, Snapshot, Status};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::{self, Cluster, ClusterHandle};
 use crate::config::{Config, ServiceConfig};
+use crate::control::registry::{Feed, Registry, SnapshotSender};
 use crate::events::Events;
 use crate::metrics::ServiceMetrics;
 
@@ -28,9 +29,16 @@ pub(super) struct Services {
 
 struct Running {
     handle: ClusterHandle,
-    /// As listed; `None` for a service that is found in the registry.
-    instances: Option<Vec<Instance>>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    source: Source,
+    snapshots: SnapshotSender,
+}
+
+/// Whence the instances of a service come.
+enum Source {
+    Listed(Vec<Instance>),
+    Registered(Feed),
+    /// They would come from a registry, but there is none.
+    Nowhere,
 }
 
 /// What a configuration makes of the services.
@@ -65,18 +73,20 @@ impl Services {
         &mut self,
         config: &Config,
         mut listed: BTreeMap<String, Vec<Instance>>,
+        registry: Option<&Registry>,
     ) -> Changes {
         let mut changes = Changes::default();
         for (name, service) in &config.services {
             let instances = listed.remove(name);
             match self.running.get_mut(name) {
                 None => {
-                    let running = self.start(name, service, instances);
+                    let mut running = self.start(name, service, instances);
+                    running.find(config, service, registry);
                     self.running.insert(name.clone(), running);
                     changes.added.push(name.clone());
                 }
                 Some(running) => {
-                    if running.change(service, instances) {
+                    if running.change(config, service, instances, registry) {
                         changes.changed.push(name.clone());
                     }
                 }
@@ -88,6 +98,18 @@ impl Services {
             .filter(|name| !config.services.contains_key(*name));
         changes.removed = gone.cloned().collect();
         changes
+    }
+
+    /// Waits until the registry has said, or cannot say, what it knows of every service.
+    pub(super) async fn settled(&self) {
+        for running in self.running.values() {
+            if matches!(running.source, Source::Registered(_)) {
+                let mut snapshots = running.snapshots.subscribe();
+                let known = snapshots.wait_for(|latest| latest.status != Status::Pending);
+                // The sender is in this same struct.
+                drop(known.await);
+            }
+        }
     }
 
     /// Waits until the clusters have taken in their instances, so that a request under the new
@@ -129,22 +151,51 @@ impl Services {
         );
         Running {
             handle,
-            instances,
-            snapshots,
+            source: instances.map_or(Source::Nowhere, Source::Listed),
+            snapshots: Arc::new(snapshots),
         }
     }
 }
 
 impl Running {
+    /// Watches the registry for a service that is not listed.
+    fn find(&mut self, config: &Config, service: &ServiceConfig, registry: Option<&Registry>) {
+        if let (Source::Nowhere, Some(registry)) = (&self.source, registry) {
+            let snapshots = Arc::clone(&self.snapshots);
+            self.source = Source::Registered(registry.feed(config, service, snapshots));
+        }
+    }
+
     /// Returns false when everything is as it was.
-    fn change(&mut self, service: &ServiceConfig, instances: Option<Vec<Instance>>) -> bool {
-        let same_policy = *self.handle.cluster().config == *service;
-        let same_instances = self.instances == instances;
-        if !same_instances {
-            let revision = self.snapshots.borrow().revision + 1;
-            self.snapshots
-                .send_replace(snapshot(revision, instances.as_deref()));
-            self.instances = instances;
+    fn change(
+        &mut self,
+        config: &Config,
+        service: &ServiceConfig,
+        instances: Option<Vec<Instance>>,
+        registry: Option<&Registry>,
+    ) -> bool {
+        let before = Arc::clone(&self.handle.cluster().config);
+        let same_policy = *before == *service;
+        let mut same_instances = true;
+        match (&self.source, instances) {
+            (Source::Listed(former), Some(listed)) if *former == listed => {}
+            (Source::Registered(_), None) if before.path != service.path => {
+                same_instances = false;
+                self.source = Source::Nowhere;
+                self.find(config, service, registry);
+            }
+            (Source::Registered(feed), None) => feed.set_weights(service),
+            (Source::Nowhere, None) => {}
+            (_, listed) => {
+                same_instances = false;
+                let revision = self.snapshots.borrow().revision + 1;
+                // First the feed stops, then somebody else writes.
+                self.source = Source::Nowhere;
+                self.snapshots
+                    .send_replace(snapshot(revision, listed.as_deref()));
+                self.source = listed.map_or(Source::Nowhere, Source::Listed);
+                self.find(config, service, registry);
+            }
         }
         if !same_policy {
             self.handle.configure(Arc::new(service.clone()));

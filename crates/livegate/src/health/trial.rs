@@ -77,10 +77,7 @@ impl Trials {
                         Some(_) if before.is_none() => now + PAUSE_AGAIN,
                         Some(_) | None => now,
                     },
-                    pause: match doubt {
-                        Doubt::Held => HELD_PAUSE,
-                        Doubt::Connects | Doubt::Speaks => PAUSE_MIN,
-                    },
+                    pause: PAUSE_MIN,
                     is_running: false,
                 },
             };
@@ -125,14 +122,17 @@ impl Trials {
             return;
         };
         let jitter = 1.0 + JITTER * (2.0 * self.random.f64() - 1.0);
-        let pause_max = match doubt {
-            Doubt::Connects => PAUSE_MAX,
-            Doubt::Speaks => SPEAK_PAUSE_MAX,
-            Doubt::Held => HELD_PAUSE.max(self.held * (HELD_PAUSE / HELD_PER_SECOND)),
+        let (pause, pause_max) = match doubt {
+            Doubt::Connects => (trial.pause, PAUSE_MAX),
+            Doubt::Speaks => (trial.pause, SPEAK_PAUSE_MAX),
+            Doubt::Held => {
+                let pause = HELD_PAUSE.max(self.held * (HELD_PAUSE / HELD_PER_SECOND));
+                (pause, pause)
+            }
         };
         trial.is_running = false;
-        trial.due = now + trial.pause.mul_f64(jitter);
-        trial.pause = (trial.pause * 2).min(pause_max);
+        trial.due = now + pause.mul_f64(jitter);
+        trial.pause = (pause * 2).min(pause_max);
     }
 }
 
@@ -171,6 +171,40 @@ mod tests {
                 expected = (expected * 2).min(longest);
             }
         }
+    }
+
+    #[test]
+    fn those_that_are_held_are_tried_at_once_and_every_second() {
+        let (mut trials, endpoint) = (Trials::new(1), endpoint());
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            trials.watch([(&endpoint, Doubt::Held)].into_iter(), now);
+            assert_eq!(trials.take_due(now).len(), 1);
+            trials.record(endpoint.key(), Doubt::Held, now);
+            let due = trials.next_due().unwrap();
+            assert!((800..=1200).contains(&(due - now).as_millis()));
+            now = due;
+        }
+    }
+
+    #[test]
+    fn a_great_crowd_is_tried_at_a_bounded_rate() {
+        let (mut updater, _) = channel(Policy::default(), 1);
+        let instances = (0..5000u16).map(|n| Instance::listed(([10, 0, 0, 1], n + 1).into(), 1));
+        updater.apply(&Snapshot::live(1, instances), Instant::now());
+        let doubts = || updater.endpoints().map(|endpoint| (endpoint, Doubt::Held));
+        let mut trials = Trials::new(1);
+        let start = Instant::now();
+        let (mut now, mut tried) = (start, 0);
+        while now < start + Duration::from_secs(20) {
+            trials.watch(doubts(), now);
+            for (endpoint, doubt) in trials.take_due(now) {
+                trials.record(endpoint.key(), doubt, now);
+                tried += 1;
+            }
+            now += Duration::from_millis(100);
+        }
+        assert!((15_000..=24_000).contains(&tried), "{tried} in 20 s");
     }
 
     #[test]

@@ -25,7 +25,7 @@ const OUTBOX_PAUSE_BYTES: usize = 1 << 20;
 /// With more than this waiting for a client, it is cut off: it does not read what it asked to be told.
 const OUTBOX_BYTES_MAX: usize = 16 << 20;
 /// What a record may take beyond the request that it comes from.
-const RECORD_OVERHEAD_BYTES: usize = 512;
+pub(super) const RECORD_OVERHEAD_BYTES: usize = 512;
 
 /// One client.
 #[derive(Debug)]
@@ -307,10 +307,7 @@ impl Core {
         let (store, pending) = (&mut self.store, &mut self.pending);
         let zxid = self.machine.zxid();
         self.machine.take_record(|record| {
-            let position = store
-                .append(Class::Reserved, record)
-                .expect("the room for it was there before it was made");
-            pending.push_back((position, zxid));
+            pending.push_back((store.queue(record), zxid));
         });
     }
 

@@ -269,9 +269,10 @@ impl Log {
         shared
             .durable_bytes
             .fetch_add(queued_bytes, Ordering::Release);
+        // First the room: whoever sees that the log goes on can append again.
+        self.publish_room();
         shared.durable.store(self.next - 1, Ordering::Release);
         shared.durable_moved.notify_one();
-        self.publish_room();
     }
 
     /// Goes on in a new segment, so that the old one can be purged when the snapshot is complete.

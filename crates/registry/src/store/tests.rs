@@ -14,6 +14,32 @@ use super::files::{Listing, segment_path, snapshot_path};
 use super::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use super::*;
 
+/// Why a record was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Refused {
+    /// Also while the disk fails: [`Store::trouble`] tells.
+    #[error("the disk of the registry has no room")]
+    Full,
+    #[error("the record is longer than the registry's log takes")]
+    TooLong,
+}
+
+impl Store {
+    fn append(&mut self, class: Class, record: &[u8]) -> Result<Position, Refused> {
+        if self.has_room(class, record.len()) {
+            Ok(self.queue(record))
+        } else if record.len() > self.options.record_bytes_max {
+            Err(Refused::TooLong)
+        } else {
+            Err(Refused::Full)
+        }
+    }
+
+    fn appended(&self) -> Position {
+        Position(self.appended)
+    }
+}
+
 /// No wait of these tests takes long on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,6 +86,13 @@ impl Model {
     }
 }
 
+/// For tests that open hundreds of stores: in memory, if there is such a file system.
+fn fast_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// Small steps: files stay small.
 fn options(directory: &Path) -> StoreOptions {
     StoreOptions {
@@ -71,11 +104,19 @@ fn options(directory: &Path) -> StoreOptions {
     }
 }
 
-fn open(options: StoreOptions) -> Result<(Store, Model), StoreError> {
-    let mut model = Model::default();
-    let store = Store::open(options, |recovered| model.replay(recovered))?;
+fn open(options: &StoreOptions) -> Result<(Store, Model), StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    let (store, model) = loop {
+        let mut model = Model::default();
+        match Store::open(options.clone(), |recovered| model.replay(recovered)) {
+            // Another test is starting a process, which has our lock until it has closed what it inherited.
+            Err(StoreError::Locked(_)) if Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(1))
+            }
+            opened => break (opened?, model),
+        }
+    };
     assert_eq!(store.appended(), Position(model.last));
-    assert_eq!(store.is_new(), model.last == 0);
     Ok((store, model))
 }
 
@@ -101,9 +142,9 @@ fn wait_durable(store: &Store) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        while store.durable() < store.appended() {
-            let changed = store.durable_changed(store.durable());
-            tokio::time::timeout(PATIENCE, changed)
+        let mut seen = store.durable();
+        while seen < store.appended() {
+            seen = tokio::time::timeout(PATIENCE, store.durability().changed(seen))
                 .await
                 .expect("the log makes progress");
         }
@@ -164,7 +205,7 @@ fn last_segment(directory: &Path) -> PathBuf {
 }
 
 fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
+    let to = fast_directory();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
@@ -196,8 +237,8 @@ fn frame_ends(first: u64, last: u64) -> Vec<u64> {
 
 /// A closed store whose only segment holds batches of these sizes.
 fn with_batches(sizes: &[u64]) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut store, _) = open(options(directory.path())).unwrap();
+    let directory = fast_directory();
+    let (mut store, _) = open(&options(directory.path())).unwrap();
     for size in sizes {
         append_durably(&mut store, *size);
     }
@@ -209,41 +250,41 @@ fn with_batches(sizes: &[u64]) -> tempfile::TempDir {
 fn a_new_directory_is_created_and_used_again() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("a/b");
-    let (store, _) = open(options(&directory)).unwrap();
-    assert!(store.is_new());
+    let (store, _) = open(&options(&directory)).unwrap();
     drop(store);
-    let (mut store, model) = open(options(&directory)).unwrap();
-    assert!(store.is_new());
+    let (mut store, model) = open(&options(&directory)).unwrap();
     assert_eq!(model.last, 0);
     append_durably(&mut store, 200);
     drop(store);
-    let (store, model) = open(options(&directory)).unwrap();
-    assert_eq!((store.is_new(), model.last), (false, 200));
+    let (_store, model) = open(&options(&directory)).unwrap();
+    assert_eq!(model.last, 200);
 }
 
 #[test]
 fn what_was_not_waited_for_is_written_when_the_store_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut store, _) = open(options(directory.path())).unwrap();
+    let (mut store, _) = open(&options(directory.path())).unwrap();
     for _ in 0..300 {
         append(&mut store, Class::Regular).unwrap();
     }
     drop(store);
-    assert_eq!(open(options(directory.path())).unwrap().1.last, 300);
+    assert_eq!(open(&options(directory.path())).unwrap().1.last, 300);
 }
 
 #[test]
 fn a_directory_in_use_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, _) = open(options(directory.path())).unwrap();
-    let error = open(options(directory.path())).unwrap_err().to_string();
+    let (store, _) = open(&options(directory.path())).unwrap();
+    let error = Store::open(options(directory.path()), |_| Ok(()))
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains(&directory.path().display().to_string())
             && error.contains("another process"),
         "{error}"
     );
     drop(store);
-    open(options(directory.path())).unwrap();
+    open(&options(directory.path())).unwrap();
 }
 
 #[test]
@@ -292,7 +333,7 @@ fn a_log_cut_anywhere_is_a_prefix() {
         // What a file system may leave after the end.
         file.set_len(cut + cut % 3 * 5000).unwrap();
         let whole = u64::try_from(ends.iter().filter(|end| **end <= cut).count()).unwrap();
-        let opened = open(options(directory.path()));
+        let opened = open(&options(directory.path()));
         if cut < 32 && cut % 3 > 0 {
             // A header that was durable, and is not there any more.
             assert!(
@@ -311,7 +352,7 @@ fn a_log_cut_anywhere_is_a_prefix() {
         append_durably(&mut store, 2);
         drop(store);
         assert_eq!(
-            open(options(directory.path())).unwrap().1.last,
+            open(&options(directory.path())).unwrap().1.last,
             model.last + 2,
             "cut at {cut}"
         );
@@ -326,7 +367,7 @@ fn a_flipped_bit_loses_no_acknowledged_batch_silently() {
         let directory = copy(original.path());
         flip(&last_segment(directory.path()), offset);
         let hit = u64::try_from(ends.iter().filter(|end| **end <= offset).count()).unwrap() + 1;
-        let opened = open(options(directory.path()));
+        let opened = open(&options(directory.path()));
         if hit >= 7 {
             // Of the last batch nobody can tell whether its fdatasync had returned.
             assert_eq!(opened.unwrap().1.last, hit - 1, "flip at {offset}");
@@ -355,17 +396,17 @@ fn garbage_after_the_end_is_cut_off() {
         .unwrap()
         .write_all(&forged)
         .unwrap();
-    let (mut store, model) = open(options(directory.path())).unwrap();
+    let (mut store, model) = open(&options(directory.path())).unwrap();
     assert_eq!(model.last, 4);
     append_durably(&mut store, 1);
     drop(store);
-    assert_eq!(open(options(directory.path())).unwrap().1.last, 5);
+    assert_eq!(open(&options(directory.path())).unwrap().1.last, 5);
 }
 
 #[test]
 fn damage_to_an_earlier_segment_is_an_error() {
     let directory = with_batches(&[2, 2]);
-    let (mut store, _) = open(options(directory.path())).unwrap();
+    let (mut store, _) = open(&options(directory.path())).unwrap();
     append_durably(&mut store, 2);
     drop(store);
     let (segments, _) = listing(directory.path());
@@ -376,12 +417,12 @@ fn damage_to_an_earlier_segment_is_an_error() {
     );
     flip(&segment_path(directory.path(), 1), 40);
     assert!(matches!(
-        open(options(directory.path())),
+        open(&options(directory.path())),
         Err(StoreError::Damaged { from: 1, .. })
     ));
     fs::remove_file(segment_path(directory.path(), 1)).unwrap();
     assert!(matches!(
-        open(options(directory.path())),
+        open(&options(directory.path())),
         Err(StoreError::LogMissing { from: 1, to: 2, .. })
     ));
 }
@@ -393,7 +434,7 @@ fn snapshots_replace_the_log_and_old_files_go() {
         snapshot_after_bytes: 30_000,
         ..options(directory.path())
     };
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     for round in 1..=4 {
         assert!(!store.wants_snapshot());
         append_durably(&mut store, 100);
@@ -418,7 +459,7 @@ fn snapshots_replace_the_log_and_old_files_go() {
     }
     append_durably(&mut store, 10);
     drop(store);
-    let (store, model) = open(options).unwrap();
+    let (store, model) = open(&options).unwrap();
     assert_eq!((model.last, model.pieces), (410, 3));
     assert!(!store.wants_snapshot());
 }
@@ -426,7 +467,7 @@ fn snapshots_replace_the_log_and_old_files_go() {
 #[test]
 fn a_damaged_snapshot_is_stood_in_for_by_the_older_one() {
     let original = tempfile::tempdir().unwrap();
-    let (mut store, _) = open(options(original.path())).unwrap();
+    let (mut store, _) = open(&options(original.path())).unwrap();
     for _ in 0..3 {
         append_durably(&mut store, 20);
         assert!(take_snapshot(&mut store));
@@ -438,7 +479,7 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_older_one() {
     for step in (0..bytes).step_by(23) {
         let directory = copy(original.path());
         flip(&newest(directory.path()), step);
-        let (mut store, model) = open(options(directory.path())).unwrap();
+        let (mut store, model) = open(&options(directory.path())).unwrap();
         assert_eq!((model.last, model.pieces), (65, 3), "flip at {step}");
         append_durably(&mut store, 1);
         // The damaged one does not count among the two that are kept.
@@ -454,7 +495,7 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_older_one() {
             .set_len(cut)
             .unwrap();
         assert_eq!(
-            open(options(directory.path())).unwrap().1.last,
+            open(&options(directory.path())).unwrap().1.last,
             65,
             "cut at {cut}"
         );
@@ -463,7 +504,7 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_older_one() {
     flip(&newest(original.path()), 100);
     flip(&snapshot_path(original.path(), 40), 100);
     assert!(matches!(
-        open(options(original.path())),
+        open(&options(original.path())),
         Err(StoreError::LogMissing { from: 1, .. })
     ));
 }
@@ -471,7 +512,7 @@ fn a_damaged_snapshot_is_stood_in_for_by_the_older_one() {
 #[test]
 fn a_snapshot_needs_the_log_whose_effects_it_contains() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut store, _) = open(options(directory.path())).unwrap();
+    let (mut store, _) = open(&options(directory.path())).unwrap();
     append_durably(&mut store, 20);
     let writer = write_snapshot(&mut store, 2);
     append_durably(&mut store, 20);
@@ -479,14 +520,14 @@ fn a_snapshot_needs_the_log_whose_effects_it_contains() {
     wait_for("the snapshot ends", || !store.progress.lock().running);
     drop(store);
     let copied = copy(directory.path());
-    assert_eq!(open(options(copied.path())).unwrap().1.last, 40);
+    assert_eq!(open(&options(copied.path())).unwrap().1.last, 40);
     OpenOptions::new()
         .write(true)
         .open(last_segment(directory.path()))
         .unwrap()
         .set_len(40)
         .unwrap();
-    let lost = open(options(directory.path())).unwrap_err();
+    let lost = open(&options(directory.path())).unwrap_err();
     assert!(
         matches!(
             lost,
@@ -504,7 +545,7 @@ fn a_snapshot_needs_the_log_whose_effects_it_contains() {
 fn a_snapshot_waits_for_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     append_durably(&mut store, 20);
     let writer = write_snapshot(&mut store, 1);
     options.faults.writes.store(u32::MAX, Ordering::Relaxed);
@@ -525,7 +566,7 @@ fn a_snapshot_that_is_given_up_leaves_nothing() {
         snapshot_after_bytes: 1000,
         ..options(directory.path())
     };
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     append_durably(&mut store, 60);
     let writer = write_snapshot(&mut store, 2000);
     assert!(store.begin_snapshot().is_none());
@@ -548,14 +589,14 @@ fn a_snapshot_that_is_given_up_leaves_nothing() {
             .all(|name| name.to_str().unwrap().starts_with("log.")),
         "{names:?}"
     );
-    assert_eq!(open(options).unwrap().1.last, 120);
+    assert_eq!(open(&options).unwrap().1.last, 120);
 }
 
 #[test]
 fn a_failed_write_or_sync_goes_to_a_fresh_file_unnoticed() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     for faults in [&options.faults.syncs, &options.faults.writes] {
         append_durably(&mut store, 10);
         faults.store(1, Ordering::Relaxed);
@@ -565,14 +606,14 @@ fn a_failed_write_or_sync_goes_to_a_fresh_file_unnoticed() {
     wait_for("the trouble is over", || store.trouble().is_none());
     drop(store);
     assert_eq!(listing(directory.path()).0, [1, 11, 31]);
-    assert_eq!(open(options).unwrap().1.last, 40);
+    assert_eq!(open(&options).unwrap().1.last, 40);
 }
 
 #[test]
 fn a_disk_that_fails_for_long_delays_but_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     append_durably(&mut store, 10);
     options.faults.syncs.store(u32::MAX, Ordering::Relaxed);
     append(&mut store, Class::Regular).unwrap();
@@ -602,14 +643,14 @@ fn a_disk_that_fails_for_long_delays_but_loses_nothing() {
     append(&mut store, Class::Regular).unwrap();
     drop(store);
     options.faults.writes.store(0, Ordering::Relaxed);
-    assert_eq!(open(options).unwrap().1.last, last);
+    assert_eq!(open(&options).unwrap().1.last, last);
 }
 
 #[test]
 fn a_rotation_that_fails_does_not_hide_what_follows() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     append_durably(&mut store, 10);
     options.faults.syncs.store(1, Ordering::Relaxed);
     assert!(take_snapshot(&mut store));
@@ -622,7 +663,7 @@ fn a_rotation_that_fails_does_not_hide_what_follows() {
     append_durably(&mut store, 10);
     options.faults.reserves.store(0, Ordering::Relaxed);
     drop(store);
-    assert_eq!(open(options).unwrap().1.last, 30);
+    assert_eq!(open(&options).unwrap().1.last, 30);
 }
 
 /// A small file system of its own.
@@ -669,7 +710,7 @@ fn a_full_disk_refuses_and_recovers() {
         snapshot_after_bytes: 100_000,
         ..options(&directory)
     };
-    let (mut store, _) = open(options.clone()).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     append_durably(&mut store, 100);
     let ballast = disk.fill();
     let deadline = Instant::now() + PATIENCE;
@@ -700,7 +741,7 @@ fn a_full_disk_refuses_and_recovers() {
     let refill = disk.0.path().join("ballast-2");
     let mut file = File::create(&refill).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
-    let (mut store, model) = open(options.clone()).unwrap();
+    let (mut store, model) = open(&options).unwrap();
     assert_eq!(model.last, full);
     wait_for("it is refused", || {
         append(&mut store, Class::Regular) == Err(Refused::Full)
@@ -717,7 +758,7 @@ fn a_full_disk_refuses_and_recovers() {
     append_durably(&mut store, 100);
     let last = store.appended().0;
     drop(store);
-    assert_eq!(open(options).unwrap().1.last, last);
+    assert_eq!(open(&options).unwrap().1.last, last);
 }
 
 /// Room is a promise: with a disk that is filled by others at any moment, what was accepted becomes durable.
@@ -728,7 +769,7 @@ fn a_disk_filled_at_any_moment_stops_nothing_that_was_accepted() {
     };
     let options = options(&disk.0.path().join("registry"));
     for round in 1..=12 {
-        let (mut store, _) = open(options.clone()).unwrap();
+        let (mut store, _) = open(&options).unwrap();
         for turn in 0.. {
             if turn == round * 3 {
                 disk.fill();
@@ -783,14 +824,17 @@ proptest! {
 
     #[test]
     fn nothing_durable_is_lost(steps in proptest::collection::vec(step(), 1..60)) {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = fast_directory();
         let options = options(directory.path());
-        let (mut store, _) = open(options.clone()).unwrap();
+        let (mut store, _) = open(&options).unwrap();
         for step in steps {
             match step {
-                Step::Append(count) => for _ in 0..count {
-                    append(&mut store, Class::Regular).unwrap();
-                },
+                Step::Append(count) => {
+                    for _ in 0..count {
+                        // A sync that fails twice in a row refuses for a moment.
+                        wait_for("it is taken", || append(&mut store, Class::Regular).is_ok());
+                    }
+                }
                 Step::Flush => store.flush(),
                 Step::Wait => {
                     store.flush();
@@ -824,7 +868,7 @@ proptest! {
                         Step::Garbage(garbage) => (&file).write_all(garbage).unwrap(),
                         _ => {}
                     }
-                    let (reopened, model) = open(options.clone()).unwrap();
+                    let (reopened, model) = open(&options).unwrap();
                     let possible = durable..=durable + if torn { 5 } else { 0 };
                     prop_assert!(possible.contains(&model.last), "{} not in {possible:?}", model.last);
                     store = reopened;
@@ -845,7 +889,7 @@ fn kill_child() {
         snapshot_after_bytes: 40_000,
         ..options(Path::new(&directory))
     };
-    let (mut store, _) = open(options).unwrap();
+    let (mut store, _) = open(&options).unwrap();
     let mut writer: Option<SnapshotWriter> = None;
     let mut pieces = 0;
     let started = Instant::now();
@@ -903,7 +947,7 @@ fn killed_at_any_moment() {
         }
         child.wait().unwrap();
         assert!(lines > 0, "the child did nothing");
-        let (store, model) = open(options(directory.path())).unwrap();
+        let (store, model) = open(&options(directory.path())).unwrap();
         assert!(
             model.last >= acknowledged,
             "{} of {acknowledged} records",

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use livegate_zk::client::{
-    Client, ConnectionState, Error, ExpiryCause, Gap, Notification, SessionEvent, Watch, Watcher,
+    Client, ConnectOptions, ConnectionState, Error, ExpiryCause, Gap, Notification, SessionEvent,
+    SessionEvents, Watch, Watcher,
 };
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
@@ -17,7 +18,7 @@ use crate::apache::options;
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::ledger::Load;
-use crate::quorum::{Ensemble, SERVERS};
+use crate::quorum::{Ensemble, SERVERS, options_for};
 use crate::scale::{
     EACH, TOUCHED, Watched, all_work, create_nodes, path, take_fired, take_gaps, touch,
     watch_everything,
@@ -221,6 +222,71 @@ impl Subject {
     }
 }
 
+/// A client whose session does not outlive the loss of a majority.
+struct Brief {
+    client: Client,
+    events: SessionEvents,
+    session_id: i64,
+    ephemeral: Watch,
+    watcher: Watcher,
+}
+
+impl Brief {
+    async fn start(ensemble: &Ensemble) -> Self {
+        let client = Client::connect(ConnectOptions {
+            session_timeout: Duration::from_secs(6),
+            ..ensemble.options()
+        })
+        .await
+        .unwrap();
+        create(&client, "/brief").await;
+        let mode = CreateMode::Ephemeral;
+        client
+            .create("/brief-ephemeral", b"", mode, Acl::OPEN)
+            .await
+            .unwrap();
+        let exists = client.exists_and_watch("/brief-ephemeral").await.unwrap();
+        let mode = AddWatchMode::PersistentRecursive;
+        Self {
+            events: client.session_events(),
+            session_id: client.state().session_id,
+            ephemeral: exists.1,
+            watcher: client.watch("/brief", mode).await.unwrap(),
+            client,
+        }
+    }
+
+    /// Without a server that serves, the client itself says that its session is over.
+    async fn is_given_up(&mut self) {
+        let cause = ExpiryCause::Silence;
+        until(&mut self.events, &SessionEvent::Expired { cause }).await;
+        assert_eq!(self.client.state().session_id, 0);
+    }
+
+    /// There is a new session, with the watches of the old one, and callers know.
+    async fn is_replaced(&mut self, ensemble: &Ensemble) {
+        let cause = Some(ExpiryCause::Silence);
+        until(&mut self.events, &SessionEvent::NewSession { cause }).await;
+        assert_ne!(self.client.state().session_id, self.session_id);
+        while within(self.watcher.next()).await != Some(Notification::Gap(Gap::NewSession)) {}
+        // The servers come to the same conclusion, each session's time beginning anew with the new leader.
+        let event = within(self.ephemeral.fired()).await.unwrap();
+        assert_eq!(event.kind, EventKind::Deleted);
+        ensemble.all_serve().await;
+        create(&self.client, "/brief/child").await;
+        loop {
+            match within(self.watcher.next()).await {
+                Some(Notification::Event(event)) => {
+                    break assert_eq!(event.path, "/brief/child");
+                }
+                // A connection that was made while the servers still joined may be lost again.
+                Some(Notification::Gap(Gap::Reattached)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
 /// A list of all nodes below a node, kept by its events alone, and read again after a gap only.
 struct Mirror {
     nodes: Arc<Mutex<BTreeSet<String>>>,
@@ -342,6 +408,7 @@ async fn sessions_watches_and_writes_outlive_servers_leaders_and_majorities() {
                 ensemble.launch(follower);
             }
             "majority" => {
+                let mut brief = Brief::start(&ensemble).await;
                 let other = (0..SERVERS).find(|&server| server != leader).unwrap();
                 ensemble.kill(leader);
                 ensemble.kill(other);
@@ -353,9 +420,10 @@ async fn sessions_watches_and_writes_outlive_servers_leaders_and_majorities() {
                     });
                     within(lost).await.unwrap();
                 }
-                tokio::time::sleep(AROUND).await;
+                brief.is_given_up().await;
                 ensemble.launch(other);
                 ensemble.launch(leader);
+                brief.is_replaced(&ensemble).await;
             }
             _ => {
                 for server in 0..SERVERS {
@@ -400,14 +468,9 @@ impl Distant {
         for server in 0..SERVERS {
             forwarders.push(Forwarder::start(ensemble.address(server)).await);
         }
-        let addresses: Vec<_> = forwarders
-            .iter()
-            .map(|forwarder| forwarder.address.to_string())
-            .collect();
+        let servers = std::array::from_fn(|server| forwarders[server].address);
         Self {
-            client: Client::connect(options(&addresses.join(",")))
-                .await
-                .unwrap(),
+            client: Client::connect(options_for(servers)).await.unwrap(),
             forwarders,
         }
     }

@@ -1,0 +1,16 @@
+//! Watching services in a real registry: every layout, every kind of change, every outage.
+
+#[cfg(test)]
+mod apache;
+#[cfg(test)]
+mod backend;
+#[cfg(test)]
+mod changes;
+#[cfg(test)]
+mod forwarder;
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod scale;

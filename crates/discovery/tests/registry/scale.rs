@@ -1,0 +1,88 @@
+//! Two thousand instances: reads are counted, and changes are timed.
+
+use std::time::{Duration, Instant};
+
+use livegate_discovery::{ServiceOptions, Status};
+
+use crate::apache::Apache;
+use crate::backend::{Backend, create, create_all, discovery, ensure, until};
+
+const INSTANCES: usize = 2000;
+const CHANGES: usize = 200;
+
+fn path(number: usize) -> String {
+    format!("/scale/10.0.{}.{}:80", number / 250, number % 250)
+}
+
+#[tokio::test]
+async fn two_thousand_instances() {
+    let Some(server) = Apache::start().await else {
+        return;
+    };
+    let client = server.client().await;
+    let writer = server.client().await;
+    ensure(&writer, "/scale").await;
+    let paths: Vec<String> = (0..INSTANCES).map(path).collect();
+    create_all(&writer, &paths, br#"{"Weight":10}"#).await;
+    let discovery = discovery(&client);
+    let stats = discovery.stats();
+    let start = Instant::now();
+    let watch = discovery
+        .service("/scale", ServiceOptions::default())
+        .unwrap();
+    let mut snapshots = watch.snapshots();
+    let first = until(&mut snapshots, |now| now.status == Status::Live).await;
+    println!("{INSTANCES} instances read in {:?}", start.elapsed());
+    assert_eq!(first.instances.len(), INSTANCES);
+    assert_eq!(
+        (stats.reads(), stats.listings(), stats.states()),
+        (INSTANCES as u64, 1, 0)
+    );
+
+    // A change each 60 ms: longer than additions wait for each other.
+    let mut took = Vec::new();
+    for number in 0..CHANGES {
+        let path = path(number);
+        let id = livegate_zk::path::name(&path);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let start = Instant::now();
+        match number % 3 {
+            0 => {
+                writer.delete(&path, None).await.unwrap();
+                until(&mut snapshots, |now| !now.instances.contains_key(id)).await;
+            }
+            1 => {
+                writer.set(&path, br#"{"Weight":20}"#, None).await.unwrap();
+                until(&mut snapshots, |now| now.instances[id].weight == 20).await;
+            }
+            _ => {
+                let path = format!("/scale/10.1.0.{number}:80");
+                create(&writer, &path, "").await;
+                let id = livegate_zk::path::name(&path);
+                until(&mut snapshots, |now| now.instances.contains_key(id)).await;
+            }
+        }
+        took.push(start.elapsed());
+    }
+    took.sort();
+    println!(
+        "from before the write to the snapshot: median {:?}, p99 {:?}",
+        took[CHANGES / 2],
+        took[CHANGES * 99 / 100]
+    );
+    // Only what was set or created is read; nothing is listed again.
+    let changed = (0..CHANGES).filter(|number| number % 3 != 0).count();
+    assert_eq!(stats.reads(), (INSTANCES + changed) as u64);
+    assert_eq!((stats.listings(), stats.states()), (1, 0));
+
+    // More events at once than a watcher may leave unread are a gap, and nothing is missed.
+    let more: Vec<String> = (0..INSTANCES)
+        .map(|number| format!("/scale/10.2.{}.{}:80", number / 250, number % 250))
+        .collect();
+    let before = watch.latest().instances.len();
+    create_all(&writer, &more, b"").await;
+    let all = before + INSTANCES;
+    until(&mut snapshots, |now| now.instances.len() == all).await;
+    assert_eq!(watch.latest().status, Status::Live);
+    assert_eq!(watch.latest().attachment, 1);
+}
