@@ -148,6 +148,11 @@ impl Token {
         Ok(Self(line.to_vec()))
     }
 
+    /// The value of `Authorization` that carries this token.
+    pub(crate) fn authorization(&self) -> Vec<u8> {
+        [b"Bearer ", &self.0[..]].concat()
+    }
+
     /// Whether `Authorization` carries this token; takes as long for any token of this length.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let value = headers
@@ -323,7 +328,8 @@ impl EventQuery {
     }
 }
 
-/// `{"last": NUMBER, "events": [...]}`, the oldest first.
+/// `{"last": NUMBER, "last_id": ID, "events": [...]}`, the oldest first; the id is for
+/// `Last-Event-ID` of the stream.
 async fn events(
     State(admin): State<Arc<Admin>>,
     query: Result<Query<EventQuery>, QueryRejection>,
@@ -331,10 +337,13 @@ async fn events(
     let query = query?.0;
     query.check(&admin)?;
     let since = query.since.unwrap_or(0);
-    let events = admin.events.since(since, query.service.as_deref());
-    let events: Vec<Value> = events.iter().map(json::event).collect();
+    let replay = admin.events.replay(since, query.service.as_deref());
+    let last = replay.last_number;
+    // A number that was not given yet has nothing after it.
+    let events = replay.events.iter().filter(|event| event.number > since);
+    let events: Vec<Value> = events.map(json::event).collect();
     Ok(Json(
-        json!({ "last": admin.events.last_number(), "events": events }),
+        json!({ "last": last, "last_id": json::event_id(&admin.events, last), "events": events }),
     ))
 }
 

@@ -35,6 +35,7 @@ pub struct Events {
 
 #[derive(Debug)]
 struct Shared {
+    epoch: u64,
     record: Mutex<Record>,
     followers: broadcast::Sender<Arc<Event>>,
 }
@@ -59,6 +60,13 @@ pub struct Replay {
     pub last_number: u64,
 }
 
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 /// How many events a follower may lag behind before it is told that it has missed some.
 const FOLLOWER_BACKLOG: usize = 1024;
 
@@ -74,6 +82,7 @@ impl Events {
         };
         Self {
             shared: Arc::new(Shared {
+                epoch: now_ms(),
                 record: Mutex::new(record),
                 followers,
             }),
@@ -126,6 +135,11 @@ impl Events {
             .filter(|event| service.is_none_or(|name| event.service.as_deref() == Some(name)))
             .cloned()
             .collect()
+    }
+
+    /// Tells this process' numbers from those of the ones before: when it began, in milliseconds.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
     }
 
     /// What a reader is to be told that has seen everything up to `since`, of one service if one is

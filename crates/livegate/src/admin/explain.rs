@@ -310,6 +310,21 @@ fn probes(cluster: &Cluster, member: &Member, clock: &Clock) -> Value {
     if let Some(reason) = said_by(member, Source::Probe) {
         return json!({ "says": &*reason.text, "since": clock.show(reason.since) });
     }
+    // Traffic saw it first; the probe that is to end it has not.
+    let reasons = &member.reasons;
+    if let Some(doubt) = reasons.iter().find(|reason| {
+        matches!(
+            reason.state,
+            EndpointState::Quarantined | EndpointState::Stalled
+        )
+    }) {
+        let says = if doubt.state == EndpointState::Stalled {
+            "no sign of life"
+        } else {
+            "no connection"
+        };
+        return json!({ "says": says, "since": clock.show(doubt.since) });
+    }
     let check = &cluster.config.health_check;
     let interval = units::show_duration(check.interval);
     let says = match check.kind {

@@ -7,7 +7,7 @@ use livegate_discovery::{InstanceState, Member, Reason, Shadowed, Source, Status
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::route::Route;
 
 /// Translates instants of ours into times of the day, all at the same moment.
@@ -127,6 +127,11 @@ pub(super) fn route(route: &Arc<Route>) -> Value {
         .sum::<u64>()
         .into();
     json
+}
+
+/// Names an event among those of all processes: its number, and the epoch of the recorder.
+pub(super) fn event_id(events: &Events, number: u64) -> String {
+    format!("{number}-{}", events.epoch())
 }
 
 /// One event.

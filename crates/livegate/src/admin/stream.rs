@@ -1,10 +1,11 @@
 //! `/api/v1/events/stream`: the flight recorder as server-sent events.
 //!
-//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>. Each event has its number as
-//! its id and the JSON of `/api/v1/events` as its data. A stream starts with what comes from now
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>. Each event has the JSON of
+//! `/api/v1/events` as its data, and as its id its number with what tells the numbers of this
+//! process from those of the ones before (`7-1767225600000`). A stream starts with what comes from now
 //! on, or after `Last-Event-ID` (else `?since=`) with what is still held. Nobody waits for a slow
 //! reader: what was forgotten before it read on is told as an event `missed`, `{"missed": NUMBER}`
-//! (of all services). An id from another process is answered by an event `restarted`, and
+//! (of all services). An id of another process is answered by an event `restarted`, and
 //! everything that is held. Streams end when the gateway shuts down.
 
 use std::collections::VecDeque;
@@ -50,14 +51,14 @@ pub(super) async fn stream(
         unavailable("too_many_streams", detail)
     })?;
     let last_id = headers.get("last-event-id");
-    let last_id = last_id.map(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let last_id = last_id.map(|value| Since::read(value.to_str().ok()?, admin.events.epoch()));
     let since = match last_id {
         Some(None) => {
-            let detail = "Last-Event-ID is the number of an event";
+            let detail = "Last-Event-ID is the id of an event";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
-        Some(Some(number)) => Some(number),
-        None => query.since,
+        Some(Some(since)) => since,
+        None => query.since.map_or(Since::Now, Since::Number),
     };
     let stopping = admin.stopping.clone();
     let follower = Follower::new(&admin.events, query.service, since, stopping, permit);
@@ -72,6 +73,32 @@ pub(super) async fn stream(
     let off = axum::http::HeaderValue::from_static("no");
     response.headers_mut().insert("x-accel-buffering", off);
     Ok(response)
+}
+
+/// Where a stream starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// With what comes from now on.
+    Now,
+    /// After this event.
+    Number(u64),
+    /// After an event of another process.
+    Foreign,
+}
+
+impl Since {
+    /// `NUMBER-EPOCH`, or only a number.
+    fn read(id: &str, epoch: u64) -> Option<Self> {
+        let Some((number, of)) = id.split_once('-') else {
+            return id.parse().ok().map(Self::Number);
+        };
+        let (number, of) = (number.parse().ok()?, of.parse::<u64>().ok()?);
+        Some(if of == epoch {
+            Self::Number(number)
+        } else {
+            Self::Foreign
+        })
+    }
 }
 
 /// One reader.
@@ -94,7 +121,7 @@ impl Follower {
     fn new(
         events: &Events,
         service: Option<String>,
-        since: Option<u64>,
+        since: Since,
         stopping: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
@@ -109,8 +136,10 @@ impl Follower {
             _permit: permit,
         };
         match since {
-            Some(since) => follower.catch_up(since),
-            None => follower.seen = events.last_number(),
+            Since::Number(number) => follower.catch_up(number),
+            // No number is that great, so that it is one that was not given yet.
+            Since::Foreign => follower.catch_up(u64::MAX),
+            Since::Now => follower.seen = events.last_number(),
         }
         follower
     }
@@ -141,7 +170,7 @@ impl Follower {
                 return Some(message);
             }
             if let Some(event) = self.held.pop_front() {
-                return Some(message(&event));
+                return Some(self.message(&event));
             }
             let received = tokio::select! {
                 biased;
@@ -154,7 +183,7 @@ impl Follower {
                     self.seen = event.number;
                     let service = self.service.as_deref();
                     if service.is_none_or(|name| event.service.as_deref() == Some(name)) {
-                        return Some(message(&event));
+                        return Some(self.message(&event));
                     }
                 }
                 // The record holds more than the channel.
@@ -166,12 +195,12 @@ impl Follower {
             }
         }
     }
-}
 
-fn message(event: &Arc<Event>) -> Message {
-    Message::default()
-        .id(event.number.to_string())
-        .data(shape::event(event).to_string())
+    fn message(&self, event: &Arc<Event>) -> Message {
+        Message::default()
+            .id(shape::event_id(&self.events, event.number))
+            .data(shape::event(event).to_string())
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    fn follow(events: &Events, service: Option<&str>, since: Option<u64>) -> Follower {
+    fn follow(events: &Events, service: Option<&str>, since: Since) -> Follower {
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let service = service.map(str::to_owned);
         let mut follower = Follower::new(events, service, since, CancellationToken::new(), permit);
@@ -206,17 +235,42 @@ mod tests {
         let events = Events::new(3);
         push(&events, "a", 2);
         push(&events, "b", 3);
-        assert_eq!(state(&follow(&events, None, None)), (0, vec![]));
-        assert_eq!(state(&follow(&events, None, Some(3))), (0, vec![4, 5]));
-        assert_eq!(state(&follow(&events, None, Some(0))), (1, vec![3, 4, 5]));
-        assert_eq!(state(&follow(&events, Some("a"), Some(2))), (0, vec![]));
-        assert_eq!(state(&follow(&events, None, Some(77))), (1, vec![3, 4, 5]));
+        assert_eq!(state(&follow(&events, None, Since::Now)), (0, vec![]));
+        assert_eq!(
+            state(&follow(&events, None, Since::Number(3))),
+            (0, vec![4, 5])
+        );
+        assert_eq!(
+            state(&follow(&events, None, Since::Number(0))),
+            (1, vec![3, 4, 5])
+        );
+        assert_eq!(
+            state(&follow(&events, Some("a"), Since::Number(2))),
+            (0, vec![])
+        );
+        assert_eq!(
+            state(&follow(&events, None, Since::Number(77))),
+            (1, vec![3, 4, 5])
+        );
+    }
+
+    #[test]
+    fn ids_of_other_processes_are_foreign() {
+        assert_eq!(Since::read("7-100", 100), Some(Since::Number(7)));
+        assert_eq!(Since::read("7", 100), Some(Since::Number(7)));
+        assert_eq!(Since::read("7-99", 100), Some(Since::Foreign));
+        for id in ["", "x", "7-", "-7", "7-x"] {
+            assert_eq!(Since::read(id, 100), None, "{id}");
+        }
+        let events = Events::new(3);
+        push(&events, "a", 1);
+        assert_eq!(state(&follow(&events, None, Since::Foreign)), (1, vec![1]));
     }
 
     #[tokio::test]
     async fn a_slow_reader_is_told_what_it_missed_and_goes_on() {
         let events = Events::new(2000);
-        let mut follower = follow(&events, Some("a"), None);
+        let mut follower = follow(&events, Some("a"), Since::Now);
         push(&events, "b", 5000);
         push(&events, "a", 2);
         assert!(follower.next().await.is_some());

@@ -487,7 +487,10 @@ async fn events_are_streamed_from_where_a_reader_left_off() {
     let since = format!("?service=a&since={base}");
     let text = read_stream(&side, &since, "", |text| text.contains("second")).await;
     assert!(text.contains("content-type: text/event-stream"), "{text}");
-    assert!(text.contains(&format!("id: {}\n", base + 1)), "{text}");
+    assert!(
+        text.contains(&format!("id: {}-{}\n", base + 1, side.admin.events.epoch())),
+        "{text}"
+    );
     assert!(!text.contains("other"), "{text}");
     let field = format!("last-event-id: {}\r\n", base + 1);
     let text = read_stream(&side, &since, &field, |text| text.contains("second")).await;

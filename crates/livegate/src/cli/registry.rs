@@ -153,6 +153,9 @@ mod tests {
         assert_eq!(from_both.data_dir, Path::new("here"));
         arguments.zoo_cfg = Some("/nonexistent/zoo.cfg".into());
         let error = format!("{:#}", options(&arguments).unwrap_err());
-        assert!(error.starts_with("cannot read /nonexistent/zoo.cfg: "), "{error}");
+        assert!(
+            error.starts_with("cannot read /nonexistent/zoo.cfg: "),
+            "{error}"
+        );
     }
 }
