@@ -70,3 +70,43 @@ fn is_ready(view: &View) -> bool {
         Status::Pending | Status::Absent => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use livegate_discovery::{Instance, Policy, Snapshot, channel};
+
+    use super::*;
+
+    #[test]
+    fn an_old_list_serves_and_says_how_old_it_is() {
+        let now = SystemTime::now();
+        let since = now - Duration::from_secs(12);
+        let view = |status, addresses: &[&str]| {
+            let (mut updater, balancer) = channel(Policy::default(), 1);
+            let instances = addresses
+                .iter()
+                .map(|address| Instance::listed(address.parse().unwrap(), 1));
+            let snapshot = Snapshot {
+                status,
+                ..Snapshot::live(1, instances)
+            };
+            updater.apply(&snapshot, Instant::now());
+            balancer.view()
+        };
+        let stale = view(Status::Stale { since }, &["127.0.0.1:1", "127.0.0.1:2"]);
+        assert!(is_ready(&stale));
+        let shown = service("orders", &stale, now);
+        assert_eq!(shown["status"], "stale");
+        assert_eq!(shown["instances"], 2);
+        assert_eq!(shown["age_seconds"], 12.0);
+        assert_eq!(shown["stale_since"], shape::time(since));
+        assert!(!is_ready(&view(Status::Stale { since }, &[])));
+        assert!(is_ready(&view(Status::Live, &[])));
+        assert!(!is_ready(&view(Status::Absent, &[])));
+        assert!(!is_ready(&view(Status::Pending, &[])));
+        let live = service("orders", &view(Status::Live, &["127.0.0.1:1"]), now);
+        assert_eq!(live["age_seconds"], Value::Null);
+    }
+}

@@ -488,6 +488,7 @@ fn a_killed_instance_is_explained_and_its_events_are_followed() {
         text.contains("  registry  listed in the configuration, for "),
         "{text}"
     );
+    assert!(!text.contains("  probes    nothing against it"), "{text}");
     let table = at(&fleet.gateway, &["instances", "origin"]).ok();
     let row = table.lines().find(|line| line.contains(&id)).unwrap();
     assert!(
