@@ -15,8 +15,8 @@ mod endpoint;
 pub mod layout;
 mod pick;
 mod policy;
-mod saved;
 pub mod registrar;
+mod saved;
 mod snapshot;
 mod updater;
 mod view;
@@ -29,7 +29,7 @@ pub use policy::{Balance, HoldPolicy, OutlierPolicy, Policy, StallPolicy, Unknow
 pub use saved::{Keeper, SavedSnapshots};
 pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
 pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
-pub use view::{EndpointState, Member, Reason, Shadowed, View};
+pub use view::{EndpointState, Member, Reason, Shadowed, Source, View};
 pub use watch::{
     Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, WatchStats,
     Weights, watch,

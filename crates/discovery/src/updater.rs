@@ -50,6 +50,8 @@ pub struct Updater {
     /// Grows when endpoints come or go.
     membership: u64,
     shadowed: Arc<[Shadowed]>,
+    /// Nodes of the last snapshot that are no instances, and why.
+    skipped: Arc<BTreeMap<String, String>>,
     /// Those that left a moment ago.
     departed: BTreeMap<SocketAddr, Departed>,
     /// Instances that the operator drained; known or not, for an instance that restarts stays
@@ -128,6 +130,7 @@ impl Updater {
             addresses: HashMap::new(),
             membership: 0,
             shadowed: Arc::default(),
+            skipped: Arc::default(),
             departed: BTreeMap::new(),
             drained: BTreeMap::new(),
             has_begun: false,
@@ -469,6 +472,8 @@ impl Updater {
         self.shared.view.store(Arc::new(View {
             revision: self.revision,
             status: self.contact.status,
+            status_since: self.contact.status_since,
+            skipped: Arc::clone(&self.skipped),
             rotation,
             accepts,
             may_panic: self.policy.panic_percent > 0,

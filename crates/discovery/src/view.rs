@@ -1,6 +1,7 @@
 //! What the balancer chooses from: all endpoints of a service at one moment, immutable but for the
 //! endpoints' own counters and flags.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,11 +76,26 @@ impl EndpointState {
     }
 }
 
+/// Who says something about an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The registry, or the file that lists it.
+    Registry,
+    /// A health check, or another probe.
+    Probe,
+    /// Requests.
+    Traffic,
+    /// The operator.
+    Operator,
+}
+
 /// One thing that speaks against an endpoint, or that there is to know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     /// What it makes of the endpoint.
     pub state: EndpointState,
+    /// Who says so.
+    pub source: Source,
     /// In words: "connection refused", "health check: status 500".
     pub text: Arc<str>,
     /// Since when.
@@ -97,13 +113,21 @@ pub struct Member {
     pub warmth_tenths: u32,
     /// Everything that is known to speak against it.
     pub reasons: Arc<[Reason]>,
+    /// Since when it is known here, under whatever id.
+    pub known_since: Instant,
 }
 
 impl Member {
     /// What it is, by the reason that weighs most.
     pub fn state(&self) -> EndpointState {
-        let worst = self.reasons.iter().map(|reason| reason.state).max();
+        let worst = self.worst().map(|reason| reason.state);
         worst.unwrap_or(EndpointState::Fit)
+    }
+
+    /// The reason that weighs most; of several alike the first.
+    pub fn worst(&self) -> Option<&Reason> {
+        // Of equals `max_by_key` takes the last.
+        self.reasons.iter().rev().max_by_key(|reason| reason.state)
     }
 
     /// Requests in flight.
@@ -142,6 +166,8 @@ pub struct Shadowed {
 pub struct View {
     pub(crate) revision: u64,
     pub(crate) status: Status,
+    pub(crate) status_since: Option<Instant>,
+    pub(crate) skipped: Arc<BTreeMap<String, String>>,
     pub(crate) members: Box<[Member]>,
     pub(crate) shadowed: Arc<[Shadowed]>,
     pub(crate) rotation: Rotation,
@@ -157,6 +183,8 @@ impl View {
         Self {
             revision: 0,
             status: Status::Pending,
+            status_since: None,
+            skipped: Arc::default(),
             members: Box::default(),
             shadowed: Arc::default(),
             rotation: Rotation::new(Balance::Random, Box::default(), Box::default(), None),
@@ -175,6 +203,16 @@ impl View {
         self.status
     }
 
+    /// Since when it has had this status here; `None` before the first snapshot.
+    pub fn status_since(&self) -> Option<Instant> {
+        self.status_since
+    }
+
+    /// Registered nodes that could not be read as instances, by node name, and why.
+    pub fn skipped(&self) -> &BTreeMap<String, String> {
+        &self.skipped
+    }
+
     /// All endpoints, in the order of their ids; no address occurs twice.
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -183,6 +221,13 @@ impl View {
     /// Instances whose address a newer one has, in the order of their ids.
     pub fn shadowed(&self) -> &[Shadowed] {
         &self.shadowed
+    }
+
+    /// Whether requests are sent to this one of its members at this moment: it is fit, or used for
+    /// want of better ones.
+    pub fn uses(&self, member: &Member) -> bool {
+        let grade = member.endpoint.grade();
+        grade != Grade::Closed && grade <= self.accepts
     }
 
     /// Whether so few endpoints are fit that others are used as well.

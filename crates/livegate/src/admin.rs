@@ -1,6 +1,12 @@
 //! The admin side: health, metrics and what the gateway knows, on a listener of its own.
 //!
-//! It only reads what the other parts publish and never touches a worker's path.
+//! It reads what the other parts publish, gives the clusters the operator's word, and never touches
+//! a worker's path.
+//!
+//! Everything under `/api/v1` is JSON, and so is every error: `{"error": REASON, "detail": "..."}`,
+//! with `bad_request` 400, `unauthorized` 401, `foreign_origin` 403, `not_found`, `unknown_service`
+//! and `unknown_instance` 404, `method_not_allowed` 405, `request_timeout` 408, `body_too_large`
+//! 413, `bad_configuration` 422, `shutting_down`, `busy` and `too_many_streams` 503.
 
 use std::io;
 use std::path::Path;
@@ -8,24 +14,33 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path as UrlPath, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Published;
 use crate::events::Events;
 use crate::metrics::WorkerMetrics;
 use crate::worker;
+use refusal::Refusal;
 
+mod explain;
 mod json;
+mod lookup;
+mod operate;
 mod prometheus;
+mod ready;
+mod refusal;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -41,8 +56,23 @@ pub struct Admin {
     pub token: Option<Token>,
     /// Cancelled when the gateway is shutting down.
     pub stopping: CancellationToken,
+    registry: Arc<dyn Fn() -> RegistryFacts + Send + Sync>,
+    /// One for each stream of events that may be open.
+    streams: Arc<Semaphore>,
     busy: Mutex<Busy>,
 }
+
+/// What there is to know about contact with the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RegistryFacts {
+    /// Whether there is contact now; `None` without a registry.
+    pub connected: Option<bool>,
+    /// Reads of data ever asked of it.
+    pub reads: u64,
+}
+
+/// Streams of events open at the same time; each holds a socket, and events when its reader is slow.
+const STREAMS_MAX: usize = 64;
 
 impl Admin {
     /// For a gateway that runs.
@@ -59,8 +89,20 @@ impl Admin {
             events,
             token,
             stopping,
+            registry: Arc::new(RegistryFacts::default),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             busy: Mutex::new(Busy::new()),
         }
+    }
+
+    /// Asks `facts` about the registry whenever somebody asks for the metrics.
+    #[must_use]
+    pub fn with_registry(
+        mut self,
+        facts: impl Fn() -> RegistryFacts + Send + Sync + 'static,
+    ) -> Self {
+        self.registry = Arc::new(facts);
+        self
     }
 }
 
@@ -106,6 +148,11 @@ impl Token {
         Ok(Self(line.to_vec()))
     }
 
+    /// The value of `Authorization` that carries this token.
+    pub(crate) fn authorization(&self) -> Vec<u8> {
+        [b"Bearer ", &self.0[..]].concat()
+    }
+
     /// Whether `Authorization` carries this token; takes as long for any token of this length.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let value = headers
@@ -135,14 +182,28 @@ pub async fn serve(
 }
 
 fn router(admin: Arc<Admin>) -> Router {
+    let operations = Router::new()
+        .route(
+            "/api/v1/services/{name}/instances/{id}/drain",
+            post(operate::drain),
+        )
+        .route(
+            "/api/v1/services/{name}/instances/{id}/undrain",
+            post(operate::undrain),
+        )
+        .route("/api/v1/config/check", post(operate::check))
+        .route_layer(from_fn_with_state(Arc::clone(&admin), operate::same_origin));
     Router::new()
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(ready::readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/services", get(services))
         .route("/api/v1/services/{name}", get(service))
+        .route("/api/v1/explain/{name}", get(explain::explain))
         .route("/api/v1/routes", get(routes))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/events/stream", get(stream::stream))
         .route("/api/v1/config", get(config))
+        .merge(operations)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&admin), authorize))
@@ -156,11 +217,12 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
         .as_ref()
         .is_some_and(|token| !token.is_in(request.headers()))
     {
-        let mut response = error(
+        let mut response = Refusal::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
             "send the token of admin.token_file as \"Authorization: Bearer TOKEN\"",
-        );
+        )
+        .into_response();
         let challenge = header::HeaderValue::from_static("Bearer");
         response
             .headers_mut()
@@ -170,33 +232,15 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
     next.run(request).await
 }
 
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    if admin.stopping.is_cancelled() {
-        let body = json!({ "ready": false, "reason": "shutting_down" });
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
-    }
-    let gateway = admin.published.gateway.load();
-    let waiting: Vec<Value> = gateway
-        .clusters
-        .iter()
-        .map(|cluster| (cluster, cluster.balancer.view().status()))
-        .filter(|(_, status)| !json::is_ready(*status))
-        .map(|(cluster, status)| json!({ "service": &*cluster.name, "status": json::status(status) }))
-        .collect();
-    if waiting.is_empty() {
-        return Json(json!({ "ready": true })).into_response();
-    }
-    let body = json!({ "ready": false, "reason": "services", "waiting_for": waiting });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
-}
-
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let workers = &admin.shared.workers;
     let busy = workers.iter().map(WorkerMetrics::busy).sum();
     let mut clock = admin.busy.lock().expect("nothing under this lock panics");
     let ratio = clock.ratio(Instant::now(), busy, workers.len());
     drop(clock);
-    let page = prometheus::render(&admin.shared, &admin.published.gateway.load(), ratio);
+    let registry = (admin.registry)();
+    let gateway = admin.published.gateway.load();
+    let page = prometheus::render(&admin.shared, &gateway, registry, ratio);
     (
         [(
             header::CONTENT_TYPE,
@@ -248,20 +292,13 @@ async fn services(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "services": services }))
 }
 
-async fn service(State(admin): State<Arc<Admin>>, UrlPath(name): UrlPath<String>) -> Response {
+async fn service(
+    State(admin): State<Arc<Admin>>,
+    name: Result<UrlPath<String>, PathRejection>,
+) -> Result<Json<Value>, Refusal> {
     let gateway = admin.published.gateway.load();
-    match gateway
-        .clusters
-        .iter()
-        .find(|cluster| *cluster.name == *name)
-    {
-        Some(cluster) => Json(json::service(cluster)).into_response(),
-        None => error(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            &format!("no service \"{name}\""),
-        ),
-    }
+    let cluster = lookup::cluster(&gateway, &name?.0)?;
+    Ok(Json(json::service(cluster)))
 }
 
 async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
@@ -275,36 +312,57 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Json<Value> {
 struct EventQuery {
     service: Option<String>,
     /// Only events with a greater number.
-    #[serde(default)]
-    since: u64,
+    since: Option<u64>,
 }
 
-async fn events(State(admin): State<Arc<Admin>>, Query(query): Query<EventQuery>) -> Json<Value> {
-    let events = admin.events.since(query.since, query.service.as_deref());
-    let events: Vec<Value> = events.iter().map(json::event).collect();
-    Json(json!({ "last": admin.events.last_number(), "events": events }))
+impl EventQuery {
+    /// A service that is neither configured nor in the record is a mistake.
+    fn check(&self, admin: &Admin) -> Result<(), Refusal> {
+        let Some(name) = &self.service else {
+            return Ok(());
+        };
+        match lookup::cluster(&admin.published.gateway.load(), name) {
+            Err(refusal) if admin.events.since(0, Some(name)).is_empty() => Err(refusal),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// `{"last": NUMBER, "last_id": ID, "events": [...]}`, the oldest first; the id is for
+/// `Last-Event-ID` of the stream.
+async fn events(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let query = query?.0;
+    query.check(&admin)?;
+    let since = query.since.unwrap_or(0);
+    let replay = admin.events.replay(since, query.service.as_deref());
+    let last = replay.last_number;
+    // A number that was not given yet has nothing after it.
+    let events = replay.events.iter().filter(|event| event.number > since);
+    let events: Vec<Value> = events.map(json::event).collect();
+    Ok(Json(
+        json!({ "last": last, "last_id": json::event_id(&admin.events, last), "events": events }),
+    ))
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(admin.published.config.load().to_json())
 }
 
-async fn not_found() -> Response {
-    error(
+async fn not_found() -> Refusal {
+    Refusal::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        "see /api/v1/services, /api/v1/routes, /api/v1/events, /api/v1/config, /metrics, /healthz, /readyz",
+        "see /api/v1/services, /api/v1/routes, /api/v1/events, /api/v1/explain/NAME, /api/v1/config, /metrics, /healthz, /readyz",
     )
 }
 
-async fn method_not_allowed() -> Response {
-    error(
+async fn method_not_allowed(method: Method) -> Refusal {
+    Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
-        "this is only for GET",
+        format!("{method} does not work here, see the Allow field"),
     )
-}
-
-fn error(status: StatusCode, error: &str, detail: &str) -> Response {
-    (status, Json(json!({ "error": error, "detail": detail }))).into_response()
 }

@@ -6,19 +6,27 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::admin_client::AdminArguments;
 use crate::cli::output::OutputClosed;
 use crate::config::{self, Config};
 
+mod admin_client;
+mod drain;
 mod duration;
+mod events;
+mod explain;
 mod logging;
 mod output;
 mod register;
 mod registry;
 mod run;
+mod services;
 mod signals;
+mod table;
 mod zk;
 
 /// A microservice gateway that only sends requests to instances that are alive.
@@ -72,6 +80,81 @@ enum Command {
         after_help = "Example:\n  livegate bound-command 4711 -- ./orders --port 8080"
     )]
     Bound(register::BoundArguments),
+    /// Show the services of the running gateway.
+    #[command(after_help = "Example:\n  livegate services\n\n\
+        USED is how many instances get requests now.")]
+    Services {
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Show the instances of a service, or of all, and what speaks against them.
+    #[command(after_help = "Example:\n  livegate instances orders")]
+    Instances {
+        /// The service; without it all.
+        service: Option<String>,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Show the routes of the running gateway.
+    #[command(after_help = "Example:\n  livegate routes")]
+    Routes {
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Show what happened to services and instances, and why.
+    #[command(after_help = "Example:\n  livegate events -f orders\n\n\
+        -f prints the last ten, then each as it happens; it goes on when the gateway restarts.\n\
+        With --json that is one event a line.")]
+    Events {
+        /// Go on with what happens, until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+        /// The service; without it all.
+        service: Option<String>,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Say why each instance of a service is or is not used right now.
+    #[command(
+        after_help = "Example:\n  livegate explain orders\n  livegate explain orders 10.0.0.3:8080"
+    )]
+    Explain {
+        /// The service.
+        service: String,
+        /// Its instance; without it all.
+        instance: Option<String>,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Send no new requests to an instance; running ones finish.
+    #[command(
+        after_help = "Example:\n  livegate drain orders 10.0.0.3:8080 --wait\n\n\
+        It stays drained when it restarts, until 'livegate undrain', or the gateway restarts."
+    )]
+    Drain {
+        /// The service.
+        service: String,
+        /// Its instance.
+        instance: String,
+        /// Return when nothing is in flight to it any more.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait for that; exit code 1 when it is over.
+        #[arg(long, value_name = "DURATION", default_value = "60s", requires = "wait", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Send requests again to an instance that was drained.
+    #[command(after_help = "Example:\n  livegate undrain orders 10.0.0.3:8080")]
+    Undrain {
+        /// The service.
+        service: String,
+        /// Its instance.
+        instance: String,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
 }
 
 /// What is asked for makes no sense: exit code 2.
@@ -91,6 +174,36 @@ pub fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Bound(arguments) => return register::become_bound(&arguments),
+        Command::Services { admin } => services::services(&admin),
+        Command::Instances { service, admin } => services::instances(&admin, service.as_deref()),
+        Command::Routes { admin } => services::routes(&admin),
+        Command::Events {
+            follow: false,
+            service,
+            admin,
+        } => events::events(&admin, service.as_deref()),
+        Command::Events {
+            follow: true,
+            service,
+            admin,
+        } => events::follow(&admin, service.as_deref()),
+        Command::Explain {
+            service,
+            instance,
+            admin,
+        } => explain::explain(&admin, &service, instance.as_deref()),
+        Command::Drain {
+            service,
+            instance,
+            wait,
+            timeout,
+            admin,
+        } => drain::drain(&admin, &service, &instance, wait.then_some(timeout)),
+        Command::Undrain {
+            service,
+            instance,
+            admin,
+        } => drain::undrain(&admin, &service, &instance),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

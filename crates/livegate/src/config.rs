@@ -28,7 +28,7 @@ mod section;
 mod service;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 mod values;
 
 /// One mistake in a configuration.

@@ -35,6 +35,7 @@ pub struct Events {
 
 #[derive(Debug)]
 struct Shared {
+    epoch: u64,
     record: Mutex<Record>,
     followers: broadcast::Sender<Arc<Event>>,
 }
@@ -44,6 +45,26 @@ struct Record {
     capacity: usize,
     last_number: u64,
     events: VecDeque<Arc<Event>>,
+}
+
+/// What a reader is to be told that was away for a while.
+#[derive(Debug)]
+pub struct Replay {
+    /// The reader's number is not from this process.
+    pub is_foreign: bool,
+    /// How many events, of whatever service, are forgotten already.
+    pub missed: u64,
+    /// What is still held, oldest first.
+    pub events: VecDeque<Arc<Event>>,
+    /// The latest number of all; whoever followed before has everything after it.
+    pub last_number: u64,
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// How many events a follower may lag behind before it is told that it has missed some.
@@ -61,6 +82,7 @@ impl Events {
         };
         Self {
             shared: Arc::new(Shared {
+                epoch: now_ms(),
                 record: Mutex::new(record),
                 followers,
             }),
@@ -115,6 +137,33 @@ impl Events {
             .collect()
     }
 
+    /// Tells this process' numbers from those of the ones before: when it began, in milliseconds.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// What a reader is to be told that has seen everything up to `since`, of one service if one is
+    /// named. A number that was not given yet is from another process: then it starts over.
+    pub fn replay(&self, since: u64, service: Option<&str>) -> Replay {
+        let record = self.record();
+        let is_foreign = since > record.last_number;
+        let since = if is_foreign { 0 } else { since };
+        let oldest = record.last_number + 1 - record.events.len() as u64;
+        let events = record
+            .events
+            .iter()
+            .filter(|event| event.number > since)
+            .filter(|event| service.is_none_or(|name| event.service.as_deref() == Some(name)))
+            .cloned()
+            .collect();
+        Replay {
+            is_foreign,
+            missed: oldest.saturating_sub(since + 1),
+            events,
+            last_number: record.last_number,
+        }
+    }
+
     /// The number of the latest event, 0 before the first.
     pub fn last_number(&self) -> u64 {
         self.record().last_number
@@ -152,6 +201,26 @@ mod tests {
         assert_eq!(numbers(&events.since(0, None)), [3, 4, 5]);
         assert_eq!(numbers(&events.since(4, None)), [5]);
         assert!(events.since(5, None).is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_was_away_is_told_what_it_missed() {
+        let events = Events::new(3);
+        for service in ["a", "b", "a", "b", "a"] {
+            events.push(Some(service.into()), None, "joined", "");
+        }
+        let replay = |since, service| {
+            let replay = events.replay(since, service);
+            let events: Vec<u64> = replay.events.iter().map(|event| event.number).collect();
+            assert_eq!(replay.last_number, 5);
+            (replay.is_foreign, replay.missed, events)
+        };
+        assert_eq!(replay(0, None), (false, 2, vec![3, 4, 5]));
+        assert_eq!(replay(1, Some("a")), (false, 1, vec![3, 5]));
+        assert_eq!(replay(2, None), (false, 0, vec![3, 4, 5]));
+        assert_eq!(replay(5, None), (false, 0, vec![]));
+        assert_eq!(replay(6, Some("b")), (true, 2, vec![4]));
+        assert_eq!(Events::new(3).replay(0, None).missed, 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::updater::outlier::Outlier;
 use crate::updater::quarantine::{Quarantine, Released};
 use crate::updater::stall::Stall;
 use crate::updater::{Change, Health};
-use crate::view::{EndpointState, Member, Reason};
+use crate::view::{EndpointState, Member, Reason, Source};
 
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -25,6 +25,7 @@ pub(crate) struct Entry {
     pub(crate) hold: Option<Hold>,
     /// Nothing is in flight to it while it drains, and that was told.
     is_idle: bool,
+    known_since: Instant,
     /// Since when the registry says what it says.
     registered_since: Instant,
     drained_since: Option<Instant>,
@@ -50,6 +51,7 @@ impl Entry {
             health: None,
             hold: None,
             is_idle: false,
+            known_since: now,
             registered_since: now,
             drained_since: None,
             warming_since: None,
@@ -190,6 +192,7 @@ impl Entry {
             let text = cause.as_str().into();
             self.health = Some(Reason {
                 state: EndpointState::Unhealthy,
+                source: Source::Probe,
                 text,
                 since,
             });
@@ -261,13 +264,15 @@ impl Entry {
             instance: Arc::clone(&self.instance),
             warmth_tenths: self.tenths,
             reasons: self.reasons().collect(),
+            known_since: self.known_since,
         };
         self.member.insert(member).clone()
     }
 
     fn reasons(&self) -> impl Iterator<Item = Reason> {
-        let reason = |state, text: &str, since| Reason {
+        let reason = |state, source, text: &str, since| Reason {
             state,
+            source,
             text: text.into(),
             since,
         };
@@ -280,15 +285,15 @@ impl Entry {
             (self.instance.weight == 0).then_some((EndpointState::Draining, "its weight is 0"));
         let warming = self.warming_since.map(|since| {
             let text = format!("takes {} tenths of its share", self.tenths);
-            reason(EndpointState::Warming, &text, since)
+            reason(EndpointState::Warming, Source::Registry, &text, since)
         });
         let said = registry.into_iter().chain(weightless);
         let hold = self.hold.as_ref().map(Hold::reason);
-        said.map(move |(state, text)| reason(state, text, self.registered_since))
-            .chain(
-                self.drained_since
-                    .map(|since| reason(EndpointState::Draining, DRAINED, since)),
-            )
+        let drained = self
+            .drained_since
+            .map(|since| reason(EndpointState::Draining, Source::Operator, DRAINED, since));
+        said.map(move |(state, text)| reason(state, Source::Registry, text, self.registered_since))
+            .chain(drained)
             .chain(self.quarantine.reason())
             .chain(self.health.clone())
             .chain(self.stall.reason())

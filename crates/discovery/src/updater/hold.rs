@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::policy::HoldPolicy;
 use crate::snapshot::{Snapshot, Status};
-use crate::view::{EndpointState, Reason};
+use crate::view::{EndpointState, Reason, Source};
 
 /// What leaves within this time leaves together, however many snapshots that takes: the watcher
 /// passes removals on one by one as they come. A registry that expires sessions does so for all that are due
@@ -21,6 +21,8 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Contact {
     pub(crate) status: Status,
+    /// Since when it is that; `None` before the first snapshot.
+    pub(crate) status_since: Option<Instant>,
     attachment: u64,
     /// When contact with the registry was last regained; not when it was first made.
     regained: Option<Instant>,
@@ -30,6 +32,7 @@ impl Contact {
     pub(crate) fn none() -> Self {
         Self {
             status: Status::Pending,
+            status_since: None,
             attachment: 0,
             regained: None,
         }
@@ -39,6 +42,9 @@ impl Contact {
     /// without a gap, so that what is new in it is new.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
         let before = std::mem::replace(&mut self.status, snapshot.status);
+        if before != self.status || self.status_since.is_none() {
+            self.status_since = Some(now);
+        }
         let attachment = std::mem::replace(&mut self.attachment, snapshot.attachment);
         let goes_on = is_healthy(before) && attachment == self.attachment;
         // What is listed in a file was never out of contact, and who knows nothing has lost nothing.
@@ -124,6 +130,7 @@ impl Hold {
     pub(crate) fn reason(&self) -> Reason {
         Reason {
             state: EndpointState::Held,
+            source: Source::Registry,
             text: Arc::clone(&self.cause),
             since: self.since,
         }

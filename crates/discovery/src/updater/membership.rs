@@ -57,6 +57,7 @@ impl Updater {
         let was_file = self.contact.is_file();
         let goes_on = self.contact.update(snapshot, now);
         self.revision = snapshot.revision;
+        self.skipped = Arc::clone(&snapshot.skipped);
         let listing = Listing::new(snapshot);
         let ages = self.ages(snapshot, goes_on, now);
         let mut transitions = Vec::new();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::endpoint::{Endpoint, flag};
 use crate::policy::OutlierPolicy;
 use crate::updater::Change;
-use crate::view::{EndpointState, Reason};
+use crate::view::{EndpointState, Reason, Source};
 
 /// What failures have made of one endpoint.
 #[derive(Debug, Default)]
@@ -135,6 +135,7 @@ impl Outlier {
         let ejection = self.ejection.as_ref()?;
         Some(Reason {
             state: EndpointState::Ejected,
+            source: Source::Traffic,
             text: Arc::clone(&ejection.cause),
             since: ejection.since,
         })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::endpoint::{Blame, Endpoint, flag};
 use crate::updater::Change;
-use crate::view::{EndpointState, Reason};
+use crate::view::{EndpointState, Reason, Source};
 
 /// What broken connections have made of one endpoint.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 struct Current {
     since: Instant,
     cause: Arc<str>,
+    /// Who saw it first.
+    source: Source,
     /// Nobody listened at some time: who listens next is another process.
     refused: bool,
     is_told: bool,
@@ -48,7 +50,10 @@ impl Quarantine {
         let refused = endpoint.blame() == Blame::Refused;
         let is_flagged = endpoint.flags() & flag::QUARANTINED != 0;
         match &mut self.current {
-            None if is_flagged => (self.begin(endpoint.blame().text(), refused, now), None),
+            None if is_flagged => {
+                let cause = endpoint.blame().text();
+                (self.begin(cause, Source::Traffic, refused, now), None)
+            }
             None => (None, None),
             Some(current) => {
                 current.refused |= refused;
@@ -73,10 +78,11 @@ impl Quarantine {
             Some(current) => {
                 if !std::mem::replace(&mut current.refused, true) {
                     current.cause = cause.into();
+                    current.source = Source::Probe;
                 }
                 None
             }
-            None => self.begin(cause, true, now),
+            None => self.begin(cause, Source::Probe, true, now),
         }
     }
 
@@ -108,18 +114,26 @@ impl Quarantine {
         let current = self.current.as_ref()?;
         Some(Reason {
             state: EndpointState::Quarantined,
+            source: current.source,
             text: Arc::clone(&current.cause),
             since: current.since,
         })
     }
 
-    fn begin(&mut self, cause: &str, refused: bool, now: Instant) -> Option<Change> {
+    fn begin(
+        &mut self,
+        cause: &str,
+        source: Source,
+        refused: bool,
+        now: Instant,
+    ) -> Option<Change> {
         let is_told = self
             .told
             .is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
         self.current = Some(Current {
             since: now,
             cause: cause.into(),
+            source,
             refused,
             is_told,
         });

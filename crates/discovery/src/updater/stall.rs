@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::endpoint::{Endpoint, flag};
 use crate::policy::StallPolicy;
 use crate::updater::Change;
-use crate::view::{EndpointState, Reason};
+use crate::view::{EndpointState, Reason, Source};
 
 /// What silence has made of one endpoint.
 #[derive(Debug, Default)]
@@ -95,6 +95,7 @@ impl Stall {
         let stalled = self.stalled.as_ref()?;
         Some(Reason {
             state: EndpointState::Stalled,
+            source: Source::Traffic,
             text: Arc::clone(&stalled.cause),
             since: stalled.since,
         })

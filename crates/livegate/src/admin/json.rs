@@ -1,38 +1,53 @@
 //! The shapes of the admin API.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use livegate_discovery::{Member, Reason, Status};
+use livegate_discovery::{InstanceState, Member, Reason, Shadowed, Source, Status};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::route::Route;
 
-/// One service with its instances.
+/// Translates instants of ours into times of the day, all at the same moment.
+pub(super) struct Clock {
+    instant: Instant,
+    time: SystemTime,
+}
+
+impl Clock {
+    pub(super) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: SystemTime::now(),
+        }
+    }
+
+    pub(super) fn show(&self, instant: Instant) -> String {
+        time(self.time - self.instant.saturating_duration_since(instant))
+    }
+}
+
+/// One service with its instances: `{"name", "status", "status_since", "revision", "balance",
+/// "source": "file" | "registry", "panic", "instances", "shadowed", "skipped", "stale_since"}`;
+/// `stale_since` only when it is stale.
 pub(super) fn service(cluster: &Cluster) -> Value {
     let view = cluster.balancer.view();
+    let clock = Clock::now();
+    let instance = |member| instance(member, view.uses(member), &clock);
     let mut json = json!({
         "name": &*cluster.name,
         "status": status(view.status()),
+        "status_since": view.status_since().map(|since| clock.show(since)),
         "revision": view.revision(),
         "balance": cluster.config.balance.name(),
+        "source": if cluster.config.instances.is_some() { "file" } else { "registry" },
         "panic": view.is_panic(),
         "instances": view.members().iter().map(instance).collect::<Vec<_>>(),
     });
-    // Registered at the address of a newer instance, which stands for it.
-    json["shadowed"] = view
-        .shadowed()
-        .iter()
-        .map(|shadowed| {
-            json!({
-                "id": shadowed.instance.id.as_str(),
-                "address": shadowed.instance.address,
-                "by": shadowed.by.as_str(),
-            })
-        })
-        .collect();
+    json["shadowed"] = view.shadowed().iter().map(shadowed).collect();
+    json["skipped"] = json!(view.skipped());
     if let Status::Stale { since } = view.status() {
         json["stale_since"] = json!(time(since));
     }
@@ -49,23 +64,36 @@ pub(super) fn status(status: Status) -> &'static str {
     }
 }
 
-/// Whether a service in this status can be served.
-pub(super) fn is_ready(status: Status) -> bool {
-    match status {
-        Status::Live | Status::Stale { .. } => true,
-        Status::Pending | Status::Absent => false,
+/// What the registry says about an instance, in a word.
+pub(super) fn instance_state(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Up => "up",
+        InstanceState::Draining => "draining",
+        InstanceState::Down => "down",
     }
 }
 
-fn instance(member: &Member) -> Value {
+/// An instance whose address a newer one has, `by`.
+pub(super) fn shadowed(shadowed: &Shadowed) -> Value {
+    json!({
+        "id": shadowed.instance.id.as_str(),
+        "address": shadowed.instance.address,
+        "by": shadowed.by.as_str(),
+    })
+}
+
+/// `idle`: nothing is in flight; with `draining` nothing will be.
+fn instance(member: &Member, used: bool, clock: &Clock) -> Value {
     json!({
         "id": member.instance.id.as_str(),
         "address": member.instance.address,
         "weight": member.instance.weight,
         "zone": member.instance.zone.as_deref(),
         "state": member.state().public_name(),
-        "reasons": member.reasons.iter().map(reason).collect::<Vec<_>>(),
+        "used": used,
+        "reasons": member.reasons.iter().map(|reason| self::reason(reason, clock)).collect::<Vec<_>>(),
         "in_flight": member.in_flight(),
+        "idle": member.endpoint.is_idle(),
         "requests": member.requests(),
         "failures": member.failures(),
         // Seconds, as in the metrics; null before the first answer.
@@ -73,12 +101,17 @@ fn instance(member: &Member) -> Value {
     })
 }
 
-fn reason(reason: &Reason) -> Value {
-    let age = Instant::now().saturating_duration_since(reason.since);
+fn reason(reason: &Reason, clock: &Clock) -> Value {
     json!({
         "state": reason.state.name(),
         "text": &*reason.text,
-        "since": time(SystemTime::now() - age),
+        "source": match reason.source {
+            Source::Registry => "registry",
+            Source::Probe => "probe",
+            Source::Traffic => "traffic",
+            Source::Operator => "operator",
+        },
+        "since": clock.show(reason.since),
     })
 }
 
@@ -96,6 +129,11 @@ pub(super) fn route(route: &Arc<Route>) -> Value {
     json
 }
 
+/// Names an event among those of all processes: its number, and the epoch of the recorder.
+pub(super) fn event_id(events: &Events, number: u64) -> String {
+    format!("{number}-{}", events.epoch())
+}
+
 /// One event.
 pub(super) fn event(event: &Arc<Event>) -> Value {
     json!({
@@ -108,6 +146,22 @@ pub(super) fn event(event: &Arc<Event>) -> Value {
     })
 }
 
-fn time(time: SystemTime) -> String {
+pub(super) fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// A time by the registry's clock; `None` for what was never registered, or later than any year
+/// that can be shown.
+pub(super) fn registry_time(ms: i64) -> Option<String> {
+    // Up to the year 9999, as far as RFC 3339 goes.
+    const MS_MAX: u64 = 253_402_300_799_999;
+    let ms = u64::try_from(ms)
+        .ok()
+        .filter(|ms| (1..=MS_MAX).contains(ms))?;
+    Some(time(SystemTime::UNIX_EPOCH + Duration::from_millis(ms)))
+}
+
+/// How old something is, never negative.
+pub(super) fn age_seconds(since: SystemTime, now: SystemTime) -> f64 {
+    now.duration_since(since).unwrap_or_default().as_secs_f64()
 }

@@ -5,21 +5,31 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use livegate_discovery::EndpointState;
+use livegate_discovery::{EndpointState, Status};
 
+use crate::admin::{RegistryFacts, json};
 use crate::cluster::Cluster;
 use crate::control::Gateway;
 use crate::metrics::{DURATION_BOUNDS, RouteMetrics, WorkerMetrics};
 use crate::worker;
 
 /// Everything there is to count, at this moment.
-pub(super) fn render(shared: &worker::Shared, gateway: &Gateway, busy_ratio: f64) -> String {
+pub(super) fn render(
+    shared: &worker::Shared,
+    gateway: &Gateway,
+    registry: RegistryFacts,
+    busy_ratio: f64,
+) -> String {
     let mut page = Page::default();
     requests(&mut page, gateway, &shared.unrouted);
     durations(&mut page, &gateway.clusters);
     attempts(&mut page, &gateway.clusters);
     endpoints(&mut page, &gateway.clusters);
+    if let Some(connected) = registry.connected {
+        self::registry(&mut page, &gateway.clusters, connected, registry.reads);
+    }
     workers(&mut page, &shared.workers, busy_ratio);
     page.family(
         "config_revision",
@@ -153,6 +163,39 @@ fn endpoints(page: &mut Page, clusters: &[Arc<Cluster>]) {
         for (state, count) in counts {
             page.sample("", &[("service", &cluster.name), ("state", state)], count);
         }
+    }
+}
+
+/// Of services that are found in the registry; nothing when none is configured.
+fn registry(page: &mut Page, clusters: &[Arc<Cluster>], connected: bool, reads: u64) {
+    page.family(
+        "registry_connected",
+        Kind::Gauge,
+        "Whether there is contact with the registry.",
+    );
+    page.sample("", &[], u8::from(connected));
+    page.family(
+        "registry_reads_total",
+        Kind::Counter,
+        "Reads of data asked of the registry.",
+    );
+    page.sample("", &[], reads);
+    page.family(
+        "registry_snapshot_age_seconds",
+        Kind::Gauge,
+        "For how long the registry has not confirmed the instances; 0 while it does.",
+    );
+    let now = SystemTime::now();
+    let found = clusters
+        .iter()
+        .filter(|cluster| cluster.config.instances.is_none());
+    for cluster in found {
+        let age = match cluster.balancer.view().status() {
+            Status::Pending => continue,
+            Status::Live | Status::Absent => 0.0,
+            Status::Stale { since } => json::age_seconds(since, now),
+        };
+        page.sample("", &[("service", &cluster.name)], age);
     }
 }
 

@@ -61,9 +61,23 @@ impl Side {
     }
 
     async fn request(&self, method: &str, path: &str, fields: &str) -> Reply {
+        self.send(method, path, fields, "").await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Reply {
+        self.send("POST", path, "", body).await
+    }
+
+    async fn send(&self, method: &str, path: &str, fields: &str, body: &str) -> Reply {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{fields}\r\n");
+        let length = match method {
+            "GET" => String::new(),
+            _ => format!("content-length: {}\r\n", body.len()),
+        };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{length}{fields}\r\n{body}",
+            self.address
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -86,6 +100,8 @@ impl Side {
 const LISTED: &str = r#"
     registry.mode = "none"
     services.a.instances = [{ address = "127.0.0.1:1", weight = 20 }, { address = "127.0.0.1:2" }]
+    # No probe, no event but those of the tests.
+    services.a.health_check.type = "none"
     [[routes]]
     path_regex = '^/\d+"'
     service = "a"
@@ -95,7 +111,15 @@ const LISTED: &str = r#"
 async fn alive_and_ready() {
     let side = start(LISTED, None).await;
     assert_eq!(side.get("/healthz").await.status, 200);
-    assert_eq!(side.json("/readyz").await, json!({ "ready": true }));
+    assert_eq!(
+        side.json("/readyz").await,
+        json!({
+            "ready": true,
+            "reason": null,
+            "services": [{ "service": "a", "status": "live", "instances": 2 }],
+            "waiting_for": [],
+        })
+    );
     side.admin.stopping.cancel();
     let reply = side.get("/readyz").await;
     assert_eq!(reply.status, 503);
@@ -111,8 +135,9 @@ async fn a_service_that_nothing_is_known_of_is_not_ready() {
     let body: Value = serde_json::from_str(&reply.body).unwrap();
     assert_eq!(
         body["waiting_for"],
-        json!([{ "service": "b", "status": "pending" }])
+        json!([{ "service": "b", "status": "pending", "instances": 0 }])
     );
+    assert_eq!(body["services"][1]["status"], "live");
 }
 
 #[tokio::test]
@@ -247,11 +272,293 @@ async fn unknown_paths_and_methods_are_told_in_json() {
     let reply = side.get("/api/v2").await;
     assert_eq!(reply.status, 404);
     assert!(serde_json::from_str::<Value>(&reply.body).unwrap()["error"] == "not_found");
-    let reply = side
-        .request("POST", "/metrics", "content-length: 0\r\n")
-        .await;
+    let reply = side.post("/metrics", "").await;
     assert_eq!(reply.status, 405);
     assert!(reply.body.contains("method_not_allowed"));
+    let drain = "/api/v1/services/a/instances/127.0.0.1:1/drain";
+    assert_eq!(side.get(drain).await.status, 405);
+    assert_eq!(
+        refused(&side.get("/api/v1/services/%ff").await),
+        (400, "bad_request".to_owned())
+    );
+    assert_eq!(
+        refused(&side.get("/api/v1/events?since=x").await),
+        (400, "bad_request".to_owned())
+    );
+    assert_eq!(
+        refused(&side.get("/api/v1/events?service=b").await),
+        (404, "unknown_service".to_owned())
+    );
+}
+
+/// Status and reason of an answer that is an error; it must say something to people, too.
+fn refused(reply: &Reply) -> (u16, String) {
+    let body: Value = serde_json::from_str(&reply.body).expect(&reply.body);
+    assert!(
+        body["detail"]
+            .as_str()
+            .is_some_and(|detail| !detail.is_empty())
+    );
+    (reply.status, body["error"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn the_operator_drains_and_undrains() {
+    let side = start(LISTED, None).await;
+    let path = |service: &str, id: &str, what: &str| {
+        format!("/api/v1/services/{service}/instances/{id}/{what}")
+    };
+    let reply = side.post(&path("a", "127.0.0.1:1", "drain"), "").await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    assert_eq!(
+        serde_json::from_str::<Value>(&reply.body).unwrap(),
+        json!({
+            "service": "a",
+            "instance": "127.0.0.1:1",
+            "drained": true,
+            "in_flight": 0,
+            "idle": true,
+        })
+    );
+    let drained = |json: &Value| json["instances"][0]["state"] == "draining";
+    let json = side.json("/api/v1/services/a").await;
+    assert!(drained(&json), "{json}");
+    let reasons = json["instances"][0]["reasons"].as_array().unwrap().clone();
+    assert!(
+        reasons.iter().any(|reason| reason["source"] == "operator"),
+        "{json}"
+    );
+    let json = side.json("/api/v1/explain/a?instance=127.0.0.1:1").await;
+    let verdict = json["instances"][0]["verdict"].as_str().unwrap();
+    assert!(
+        verdict.starts_with("not used: drained by the operator since "),
+        "{verdict}"
+    );
+    assert!(
+        verdict.ends_with("; until 'livegate undrain a 127.0.0.1:1'"),
+        "{verdict}"
+    );
+    // Percent-encoded it is the same instance.
+    let reply = side.post(&path("a", "127.0.0.1%3A1", "undrain"), "").await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    assert!(!drained(&side.json("/api/v1/services/a").await));
+    for (service, id, reason) in [
+        ("b", "127.0.0.1:1", "unknown_service"),
+        ("a", "127.0.0.1:9", "unknown_instance"),
+        ("a", "x%2Fy", "unknown_instance"),
+    ] {
+        let reply = side.post(&path(service, id, "drain"), "").await;
+        assert_eq!(refused(&reply), (404, reason.to_owned()));
+        assert!(
+            reply.body.contains(&id.replace("%2F", "/")) || service == "b",
+            "{}",
+            reply.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn foreign_pages_operate_nothing() {
+    let side = start(LISTED, None).await;
+    for path in [
+        "/api/v1/services/a/instances/127.0.0.1:1/drain",
+        "/api/v1/services/a/instances/127.0.0.1:1/undrain",
+        "/api/v1/config/check",
+    ] {
+        let own = format!("origin: http://{}\r\n", side.address);
+        assert_ne!(side.send("POST", path, &own, "").await.status, 403);
+        let foreign = "origin: https://evil.example\r\n";
+        let reply = side.send("POST", path, foreign, "").await;
+        assert_eq!(refused(&reply), (403, "foreign_origin".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_and_not_applied() {
+    let side = start(LISTED, None).await;
+    let reply = side.post("/api/v1/config/check", "[services.b]\n").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        serde_json::from_str::<Value>(&reply.body).unwrap(),
+        json!({ "ok": true, "services": 1, "routes": 0 })
+    );
+    let reply = side
+        .post("/api/v1/config/check", "[http]\nworkers = 0\nx = 1\n")
+        .await;
+    assert_eq!(refused(&reply), (422, "bad_configuration".to_owned()));
+    let body: Value = serde_json::from_str(&reply.body).unwrap();
+    assert_eq!(
+        body["errors"][0],
+        json!({
+            "line": 2,
+            "column": 11,
+            "key": "http.workers",
+            "message": "0 is out of range, 1 to 1024",
+        })
+    );
+    assert_eq!(body["errors"][1]["line"], 3);
+    let large = "#".repeat((1 << 20) + 1);
+    let reply = side.post("/api/v1/config/check", &large).await;
+    assert_eq!(refused(&reply), (413, "body_too_large".to_owned()));
+    assert_eq!(side.get("/api/v1/services/b").await.status, 404);
+}
+
+#[tokio::test]
+async fn instances_are_explained() {
+    let side = start(LISTED, None).await;
+    side.admin.events.push(
+        Some("a".into()),
+        Some("127.0.0.9:9".into()),
+        "left",
+        "no longer listed",
+    );
+    let json = side.json("/api/v1/explain/a").await;
+    assert_eq!(
+        (&json["service"], &json["status"]),
+        (&json!("a"), &json!("live"))
+    );
+    assert!(
+        json["summary"]
+            .as_str()
+            .unwrap()
+            .contains("of 2 instances used"),
+        "{json}"
+    );
+    let [first, second] = &json["instances"].as_array().unwrap()[..] else {
+        panic!("{json}")
+    };
+    assert_eq!(second["id"], "127.0.0.1:2");
+    for witness in ["registry", "probes", "traffic", "operator"] {
+        let witness = &first[witness];
+        assert!(witness["says"].is_string(), "{first}");
+        assert!(
+            witness.as_object().unwrap().contains_key("since"),
+            "{first}"
+        );
+    }
+    assert_eq!(first["registry"]["source"], "file");
+    assert!(first["registry"]["since"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(first["traffic"]["in_flight"], 0);
+    assert_eq!(first["transitions"][0]["kind"], "joined");
+    let json = side.json("/api/v1/explain/a?instance=127.0.0.9:9").await;
+    assert_eq!(json["instances"][0]["state"], "gone");
+    assert_eq!(json["instances"][0]["used"], false);
+    let verdict = json["instances"][0]["verdict"].as_str().unwrap();
+    assert!(verdict.ends_with(": left: no longer listed"), "{verdict}");
+    let reply = side.get("/api/v1/explain/a?instance=127.0.0.1:3").await;
+    assert_eq!(refused(&reply), (404, "unknown_instance".to_owned()));
+    assert!(
+        reply.body.contains("the nearest names are"),
+        "{}",
+        reply.body
+    );
+    assert_eq!(side.get("/api/v1/explain/b").await.status, 404);
+}
+
+/// Reads a stream until `enough` says so.
+async fn read_stream(side: &Side, query: &str, fields: &str, enough: fn(&str) -> bool) -> String {
+    let mut stream = TcpStream::connect(side.address).await.unwrap();
+    let request = format!("GET /api/v1/events/stream{query} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    while !enough(&text) {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer);
+        let count = tokio::time::timeout(Duration::from_secs(20), read).await;
+        let count = count.expect("in time").unwrap();
+        assert!(count > 0, "the stream ended: {text}");
+        text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn events_are_streamed_from_where_a_reader_left_off() {
+    let side = start(LISTED, None).await;
+    let base = side.admin.events.last_number();
+    let push = |service: &str, cause: &str| {
+        side.admin
+            .events
+            .push(Some(service.into()), None, "live", cause);
+    };
+    push("a", "first");
+    push("z", "other");
+    push("a", "second");
+    let since = format!("?service=a&since={base}");
+    let text = read_stream(&side, &since, "", |text| text.contains("second")).await;
+    assert!(text.contains("content-type: text/event-stream"), "{text}");
+    assert!(
+        text.contains(&format!("id: {}-{}\n", base + 1, side.admin.events.epoch())),
+        "{text}"
+    );
+    assert!(!text.contains("other"), "{text}");
+    let field = format!("last-event-id: {}\r\n", base + 1);
+    let text = read_stream(&side, &since, &field, |text| text.contains("second")).await;
+    assert!(!text.contains("first") && !text.contains("other"), "{text}");
+    let text = read_stream(&side, "", "last-event-id: 999999\r\n", |text| {
+        text.contains("second")
+    })
+    .await;
+    assert!(
+        text.contains("event: restarted\n") && text.contains("first"),
+        "{text}"
+    );
+    let reply = side
+        .request("GET", "/api/v1/events/stream", "last-event-id: x\r\n")
+        .await;
+    assert_eq!(refused(&reply), (400, "bad_request".to_owned()));
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_end_with_the_gateway() {
+    let side = start(LISTED, None).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut stream = TcpStream::connect(side.address).await.unwrap();
+        let request = "GET /api/v1/events/stream HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut buffer = [0; 1024];
+        assert!(stream.read(&mut buffer).await.unwrap() > 0);
+        streams.push(stream);
+    }
+    let reply = side.get("/api/v1/events/stream").await;
+    assert_eq!(refused(&reply), (503, "too_many_streams".to_owned()));
+    side.admin.stopping.cancel();
+    for mut stream in streams {
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest);
+        tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("it ends")
+            .unwrap();
+    }
+    let reply = side.get("/api/v1/events/stream").await;
+    assert_eq!(refused(&reply), (503, "shutting_down".to_owned()));
+}
+
+#[tokio::test]
+async fn contact_with_the_registry_is_measured_when_there_is_one() {
+    let side = start("[services.b]\n[services.c]\ninstances = []", None).await;
+    let none = side.get("/metrics").await.body;
+    assert!(!none.contains("livegate_registry_"), "{none}");
+    let page = |connected| {
+        let facts = RegistryFacts {
+            connected: Some(connected),
+            reads: 7,
+        };
+        let gateway = side.control.published().gateway.load();
+        prometheus::render(&side.admin.shared, &gateway, facts, 0.0)
+    };
+    assert!(page(true).contains("\nlivegate_registry_connected 1\n"));
+    let page = page(false);
+    assert!(page.contains("\nlivegate_registry_connected 0\n"), "{page}");
+    assert!(
+        page.contains("\nlivegate_registry_reads_total 7\n"),
+        "{page}"
+    );
+    // Nothing is known of b yet, and c is listed.
+    assert!(!page.contains("registry_snapshot_age_seconds{"), "{page}");
+    drop(families(&page));
 }
 
 /// Reads the page as Prometheus does: a family's HELP and TYPE, then all of its samples.

@@ -104,7 +104,7 @@ fn parts(text: &str) -> Option<Vec<(u64, &str)>> {
 }
 
 /// A duration as the file would say it: "1500ms", "10s", "5m".
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let (unit, factor) = DURATION_UNITS
         .iter()

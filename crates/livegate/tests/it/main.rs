@@ -5,6 +5,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod admin_commands;
 mod conformance;
 mod crowd;
 mod endpoints;

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, getpgid};
 use super::harness::command::{Running, livegate, run};
 use super::harness::port::Port;
 use super::harness::wait::holds_within;
-use super::harness::zookeeper::ZooKeeper;
+use super::harness::zookeeper::{Kind, ZooKeeper};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -19,6 +19,8 @@ use super::wait::{PATIENCE, holds_within, wait_until};
 pub(crate) struct Setup {
     /// Lines for `[http]`; `listen` and `workers` are set here unless given.
     http: String,
+    /// Lines for `[admin]`; `listen` is set here.
+    admin: String,
     /// Services and routes.
     rest: String,
     /// Largest number of open files, or the one of the test.
@@ -71,6 +73,12 @@ impl Setup {
         self
     }
 
+    /// A line for `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Setup {
+        writeln!(self.admin, "{line}").unwrap();
+        self
+    }
+
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
         self.files_max = Some(count);
         self
@@ -83,8 +91,8 @@ impl Setup {
             "workers = 2\n"
         };
         format!(
-            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n\n[registry]\nmode = \"none\"\n\n{}",
-            self.http, self.rest
+            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\nmode = \"none\"\n\n{}",
+            self.http, self.admin, self.rest
         )
     }
 
@@ -99,6 +107,7 @@ pub(crate) struct Gateway {
     http: Port,
     admin: Port,
     directory: TempDir,
+    files_max: Option<u64>,
 }
 
 impl Gateway {
@@ -106,39 +115,24 @@ impl Gateway {
         let (http, admin) = (Port::claim(), Port::claim());
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("gateway.toml");
-        std::fs::write(&config, setup.text(http.address(), admin.address())).unwrap();
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let mut command = match setup.files_max {
-            // setrlimit(2) in a child before exec needs unsafe code; the shell has it built in.
-            Some(count) => {
-                let mut shell = Command::new("sh");
-                shell
-                    .arg("-c")
-                    .arg(format!("ulimit -n {count} && exec \"$0\" \"$@\""))
-                    .arg(binary());
-                shell
-            }
-            None => Command::new(binary()),
-        };
-        let process = command
-            .args(["run", "--config"])
-            .arg(&config)
-            .current_dir(directory.path())
-            // A panic is one line then, and the lines before it stay in sight.
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
+        std::fs::write(config, setup.text(http.address(), admin.address())).unwrap();
         let mut gateway = Gateway {
-            process,
+            process: spawn(&directory, setup.files_max),
             http,
             admin,
             directory,
+            files_max: setup.files_max,
         };
         gateway.wait_until_ready();
         gateway
+    }
+
+    /// SIGKILL, and the same again on the same addresses.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(&self.directory, self.files_max);
+        self.wait_until_ready();
     }
 
     fn wait_until_ready(&mut self) {
@@ -160,6 +154,10 @@ impl Gateway {
     /// Where clients connect to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.http.address()
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -309,6 +307,39 @@ impl Gateway {
                 .any(|line| words.iter().all(|word| line.contains(word)))
         });
     }
+}
+
+/// The process, in its directory, with the configuration that is there.
+fn spawn(directory: &TempDir, files_max: Option<u64>) -> Child {
+    let config = directory.path().join("gateway.toml");
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(directory.path().join("log"))
+        .unwrap();
+    let mut command = match files_max {
+        // setrlimit(2) in a child before exec needs unsafe code; the shell has it built in.
+        Some(count) => {
+            let mut shell = Command::new("sh");
+            shell
+                .arg("-c")
+                .arg(format!("ulimit -n {count} && exec \"$0\" \"$@\""))
+                .arg(binary());
+            shell
+        }
+        None => Command::new(binary()),
+    };
+    command
+        .args(["run", "--config"])
+        .arg(&config)
+        .current_dir(directory.path())
+        // A panic is one line then, and the lines before it stay in sight.
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
 }
 
 impl Drop for Gateway {

@@ -9,7 +9,8 @@ use livegate_zk::proto::acl::{Acl, Permissions};
 use livegate_zk::proto::multi::{MultiHeader, MultiReadRequest, MultiRequest, ReadOp, WriteOp};
 use livegate_zk::proto::op_code::{OpCode, XID_AUTH, XID_PING, XID_SET_WATCHES};
 use livegate_zk::proto::request::{
-    Create, CreateTtl, PathOnly, PathPrefix, PathVersion, PathWatch, Reconfig, Request as Body, SetAcl, SetData,
+    Create, CreateTtl, PathOnly, PathPrefix, PathVersion, PathWatch, Reconfig, Request as Body,
+    SetAcl, SetData,
 };
 use livegate_zk::proto::session::{Auth, Sasl};
 use livegate_zk::proto::watch::{AddWatch, SetWatches, SetWatches2, WatchSelection};
