@@ -21,6 +21,8 @@ pub(crate) struct Setup {
     http: String,
     /// Lines for `[admin]`; `listen` is set here.
     admin: String,
+    /// Lines for `[registry]`; without any there is none.
+    registry: String,
     /// Services and routes.
     rest: String,
     /// Largest number of open files, or the one of the test.
@@ -79,6 +81,12 @@ impl Setup {
         self
     }
 
+    /// A line for `[registry]`.
+    pub(crate) fn registry(mut self, line: &str) -> Setup {
+        writeln!(self.registry, "{line}").unwrap();
+        self
+    }
+
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
         self.files_max = Some(count);
         self
@@ -90,8 +98,13 @@ impl Setup {
         } else {
             "workers = 2\n"
         };
+        let registry = if self.registry.is_empty() {
+            "mode = \"none\"\n"
+        } else {
+            &self.registry
+        };
         format!(
-            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\nmode = \"none\"\n\n{}",
+            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\n{registry}\n{}",
             self.http, self.admin, self.rest
         )
     }
@@ -131,6 +144,14 @@ impl Gateway {
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+        self.process = spawn(&self.directory, self.files_max);
+        self.wait_until_ready();
+    }
+
+    /// SIGTERM, the wait until it has ended, and the same again on the same addresses.
+    pub(crate) fn restart_in_order(&mut self) {
+        self.signal(Signal::TERM);
+        self.wait_for_exit(PATIENCE * 3);
         self.process = spawn(&self.directory, self.files_max);
         self.wait_until_ready();
     }
