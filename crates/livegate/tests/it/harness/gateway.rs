@@ -87,6 +87,14 @@ impl Setup {
         self
     }
 
+    /// A gateway of the registry at this address, with more lines for `[registry]`.
+    pub(crate) fn registered(address: SocketAddr, lines: &str) -> Setup {
+        Setup {
+            registry: format!("mode = \"external\"\nhosts = \"{address}\"\n{lines}"),
+            ..Setup::default()
+        }
+    }
+
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
         self.files_max = Some(count);
         self
@@ -98,14 +106,16 @@ impl Setup {
         } else {
             "workers = 2\n"
         };
-        let registry = if self.registry.is_empty() {
-            "mode = \"none\"\n"
-        } else {
-            &self.registry
-        };
         format!(
-            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\n{registry}\n{}",
-            self.http, self.admin, self.rest
+            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\n{}\n\n{}",
+            self.http,
+            self.admin,
+            if self.registry.is_empty() {
+                "mode = \"none\""
+            } else {
+                &self.registry
+            },
+            self.rest
         )
     }
 
