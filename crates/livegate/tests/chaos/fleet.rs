@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use livegate_discovery::registrar::Registrar;
 use livegate_zk::client::{Client, ConnectOptions};
@@ -118,9 +118,8 @@ impl Instance {
         kill_process(pid_of(self.process.as_ref().expect("it runs")), signal).unwrap();
     }
 
-    /// Sends the signal and waits for the end: just before the signal, and just after the end.
-    pub(crate) fn end(&mut self, signal: Signal) -> (Instant, Instant) {
-        let before = Instant::now();
+    /// Sends the signal and waits for the end.
+    pub(crate) fn end(&mut self, signal: Signal) {
         self.signal(signal);
         let mut process = self.process.take().expect("it runs");
         let ended = holds_within(PATIENCE, || process.try_wait().unwrap().is_some());
@@ -129,7 +128,6 @@ impl Instance {
             drop(process.wait());
             panic!("{} does not end on {signal:?}", self.address());
         }
-        (before, Instant::now())
     }
 
     /// Targets of the POSTs that it began.

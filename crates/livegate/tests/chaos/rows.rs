@@ -76,7 +76,7 @@ pub(crate) const ROWS: [Row; 12] = [
     },
     Row {
         name: "registry-down",
-        what: "registry killed for a minute, gateway restarted in the middle",
+        what: "registry killed for a minute; an instance dies and the gateway is restarted in the middle",
         registries: SEPARATE,
         quick: &[Kind::Livegate],
         fleet: FLEET,
@@ -96,7 +96,7 @@ pub(crate) const ROWS: [Row; 12] = [
         name: "sessions",
         what: "all sessions of the instances expire at once, then the gateway's, too",
         registries: &Kind::ALL,
-        quick: &[Kind::Livegate],
+        quick: &[Kind::Apache],
         fleet: FLEET,
         allowed: Allowed::InFlight,
         run: sessions,
@@ -114,7 +114,7 @@ pub(crate) const ROWS: [Row; 12] = [
         name: "quorum",
         what: "the ensemble's leader killed, then its majority",
         registries: &[Kind::Ensemble],
-        quick: &[],
+        quick: &[Kind::Ensemble],
         fleet: FLEET,
         allowed: Allowed::InFlight,
         run: quorum,
@@ -156,14 +156,8 @@ fn past_sessions(stage: &Stage<'_>) -> Duration {
 fn kill(stage: &mut Stage<'_>, count: usize) {
     stage.start_load();
     stage.fault();
-    let before = Instant::now();
-    for instance in &stage.instances[..count] {
-        instance.signal(Signal::KILL);
-    }
-    for number in 0..count {
-        stage.instances[number].end(Signal::KILL);
-    }
-    stage.killed((before, Instant::now()));
+    let numbers: Vec<usize> = (0..count).collect();
+    stage.kill(&numbers, Signal::KILL);
     stage.rest(past_sessions(stage));
     for instance in &mut stage.instances[..count] {
         instance.launch();
@@ -188,8 +182,7 @@ fn roll_plain(stage: &mut Stage<'_>) {
     stage.start_load();
     stage.fault();
     for number in 0..stage.instances.len() {
-        let window = stage.instances[number].end(Signal::TERM);
-        stage.killed(window);
+        stage.kill(&[number], Signal::TERM);
         stage.rest(Duration::from_millis(300));
         stage.instances[number].launch();
         stage.rest(Duration::from_millis(500));
@@ -206,9 +199,13 @@ fn registry_down(stage: &mut Stage<'_>) {
     let half = stage.pace.seconds(30, 5);
     stage.registry.kill();
     stage.rest(half);
+    // What the gateway has on disk names an instance that is dead.
+    stage.kill(&[0], Signal::KILL);
     stage.restart_gateway();
     stage.rest(half);
     stage.registry.revive(stage.handle);
+    stage.rest(past_sessions(stage));
+    stage.instances[0].launch();
     stage.wait_until_registered(stage.instances.len());
     stage.rest(past_sessions(stage));
     stage.wait_until_all_fit();
@@ -260,8 +257,7 @@ fn partition(stage: &mut Stage<'_>) {
         set_gateway_link(stage, mode);
         stage.rest(past_sessions(stage));
         if dies {
-            let window = stage.instances[0].end(Signal::KILL);
-            stage.killed(window);
+            stage.kill(&[0], Signal::KILL);
             stage.rest(past_sessions(stage));
         }
         set_gateway_link(stage, Mode::Pass);

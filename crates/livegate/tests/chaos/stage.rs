@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use livegate_zk::client::Client;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -51,12 +52,18 @@ pub(crate) struct Stage<'a> {
     pub(crate) handle: &'a Handle,
     directory: tempfile::TempDir,
     retries: f64,
-    /// When instances that had requests were killed: just before and just after.
-    kills: Vec<(Instant, Instant)>,
+    kills: Vec<Kill>,
     /// When nobody listened because the gateway was restarted.
     restarts: Vec<(Instant, Instant)>,
     fault: Option<SystemTime>,
     noticed: Option<(Duration, String)>,
+}
+
+/// Instances that were killed while they had requests.
+struct Kill {
+    numbers: Vec<usize>,
+    /// Just before, and just after they were gone.
+    window: (Instant, Instant),
 }
 
 /// What a row came to.
@@ -88,6 +95,7 @@ impl<'a> Stage<'a> {
         kind: Kind,
         pace: Pace,
         (count, registered): (usize, Registered),
+        config: &str,
         handle: &'a Handle,
     ) -> Option<Stage<'a>> {
         let registry = Registry::start(kind, handle)?;
@@ -109,6 +117,7 @@ impl<'a> Stage<'a> {
             }
         };
         let gateway = setup
+            .and(config)
             .registry(&format!("session_timeout = \"{timeout}ms\""))
             .http("access_log = \"access.log\"")
             .start();
@@ -171,9 +180,19 @@ impl<'a> Stage<'a> {
         self.fault.get_or_insert_with(SystemTime::now);
     }
 
-    /// An instance that had requests was killed then.
-    pub(crate) fn killed(&mut self, window: (Instant, Instant)) {
-        self.kills.push(window);
+    /// Ends instances, which may have requests, all at once.
+    pub(crate) fn kill(&mut self, numbers: &[usize], signal: Signal) {
+        let before = Instant::now();
+        for number in numbers {
+            self.instances[*number].signal(signal);
+        }
+        for number in numbers {
+            self.instances[*number].end(signal);
+        }
+        self.kills.push(Kill {
+            numbers: numbers.to_vec(),
+            window: (before, Instant::now()),
+        });
     }
 
     /// Waits until every instance is in the gateway's list and fit.
@@ -268,16 +287,19 @@ impl<'a> Stage<'a> {
     }
 
     fn judge(&self, samples: &[Sample], refused: u64) -> Outcome {
-        let mut begun: HashMap<String, usize> = HashMap::new();
-        for target in self.instances.iter().flat_map(Instance::journal) {
-            *begun.entry(target).or_default() += 1;
+        // The instances that began each POST.
+        let mut begun: HashMap<String, Vec<usize>> = HashMap::new();
+        for (number, instance) in self.instances.iter().enumerate() {
+            for target in instance.journal() {
+                begun.entry(target).or_default().push(number);
+            }
         }
         let mut outcome = Outcome {
             requests: samples.len(),
             get_failures: BTreeMap::new(),
             post_failures: BTreeMap::new(),
             posts_unexplained: 0,
-            twice: begun.values().filter(|count| **count > 1).count(),
+            twice: begun.values().filter(|numbers| numbers.len() > 1).count(),
             never: 0,
             retries: self.retries,
             longest_gap: Duration::ZERO,
@@ -313,7 +335,8 @@ impl<'a> Stage<'a> {
                 End::Wrong(reason) => reason.clone(),
             };
             let failures = if sample.is_post {
-                if !self.was_in_flight_on_a_killed_one(sample) {
+                let numbers = begun.get(&sample.target).map_or(&[][..], Vec::as_slice);
+                if !self.was_in_flight_on_a_killed_one(sample, numbers) {
                     outcome.posts_unexplained += 1;
                 }
                 &mut outcome.post_failures
@@ -325,9 +348,14 @@ impl<'a> Stage<'a> {
         outcome
     }
 
-    fn was_in_flight_on_a_killed_one(&self, sample: &Sample) -> bool {
-        self.kills.iter().any(|(before, after)| {
-            sample.sent <= *after && sample.done >= *before && sample.done <= *after + AFTERMATH
+    /// Whether this may be a POST that a killed instance had; `begun` are the instances that began it.
+    fn was_in_flight_on_a_killed_one(&self, sample: &Sample, begun: &[usize]) -> bool {
+        self.kills.iter().any(|kill| {
+            let (before, after) = kill.window;
+            sample.sent <= after
+                && sample.done >= before
+                && sample.done <= after + AFTERMATH
+                && begun.iter().all(|number| kill.numbers.contains(number))
         })
     }
 
@@ -350,13 +378,9 @@ impl<'a> Stage<'a> {
                 )
             })
             .collect();
-        let kills = |windows: &[(Instant, Instant)]| -> Vec<String> {
-            let windows = windows.iter();
-            windows
-                .map(|(before, after)| format!("{} to {}", at(*before), at(*after)))
-                .collect()
-        };
-        let (killed, restarted) = (kills(&self.kills), kills(&self.restarts));
+        let show = |(before, after): (Instant, Instant)| format!("{} to {}", at(before), at(after));
+        let killed: Vec<_> = self.kills.iter().map(|kill| show(kill.window)).collect();
+        let restarted: Vec<_> = self.restarts.iter().copied().map(show).collect();
         let text = format!(
             "fault {:?}, kills {killed:#?}, restarts {restarted:#?}\n{}",
             self.fault.map(humantime::format_rfc3339_millis),
