@@ -130,6 +130,11 @@ impl Instance {
         }
     }
 
+    pub(crate) fn wait_until_listening(&self) {
+        let listens = holds_within(PATIENCE, || TcpStream::connect(self.address()).is_ok());
+        assert!(listens, "nobody listens on {}", self.address());
+    }
+
     /// Targets of the POSTs that it began.
     pub(crate) fn journal(&self) -> Vec<String> {
         journal(&self.journal)

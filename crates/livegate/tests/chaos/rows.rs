@@ -37,7 +37,7 @@ const SEPARATE: &[Kind] = &[Kind::Livegate, Kind::Apache, Kind::Ensemble];
 const WIPED: &[Kind] = &[Kind::Livegate, Kind::Apache];
 const FLEET: (usize, Registered) = (6, Registered::ByItself);
 
-pub(crate) const ROWS: [Row; 12] = [
+pub(crate) const ROWS: [Row; 13] = [
     Row {
         name: "kill-one",
         what: "kill -9 of one of six instances",
@@ -90,7 +90,16 @@ pub(crate) const ROWS: [Row; 12] = [
         quick: &[Kind::Livegate],
         fleet: FLEET,
         allowed: Allowed::InFlight,
-        run: registry_empty,
+        run: |stage| registry_empty(stage, false),
+    },
+    Row {
+        name: "empty-restart",
+        what: "the same, and the gateway is restarted while the registry knows nobody",
+        registries: WIPED,
+        quick: &[Kind::Livegate],
+        fleet: FLEET,
+        allowed: Allowed::InFlight,
+        run: |stage| registry_empty(stage, true),
     },
     Row {
         name: "sessions",
@@ -173,8 +182,8 @@ fn roll_registered(stage: &mut Stage<'_>) {
         // Not counted as killed: a drained instance has nothing in flight.
         stage.instances[number].end(Signal::TERM);
         stage.instances[number].launch();
-        stage.wait_until_all_fit();
-        stage.rest(Duration::from_millis(500));
+        // Whoever rolls waits for the instance, not for gateways.
+        stage.wait_until_registered(stage.instances.len());
     }
 }
 
@@ -185,8 +194,9 @@ fn roll_plain(stage: &mut Stage<'_>) {
         stage.kill(&[number], Signal::TERM);
         stage.rest(Duration::from_millis(300));
         stage.instances[number].launch();
+        // Whoever rolls waits for the instance, not for gateways.
+        stage.instances[number].wait_until_listening();
         stage.rest(Duration::from_millis(500));
-        stage.wait_until_all_fit();
     }
     // The nodes of the dead sessions are over, too.
     stage.rest(past_sessions(stage));
@@ -211,7 +221,7 @@ fn registry_down(stage: &mut Stage<'_>) {
     stage.wait_until_all_fit();
 }
 
-fn registry_empty(stage: &mut Stage<'_>) {
+fn registry_empty(stage: &mut Stage<'_>, restarts_gateway: bool) {
     stage.start_load();
     stage.fault();
     for instance in &stage.instances {
@@ -221,6 +231,9 @@ fn registry_empty(stage: &mut Stage<'_>) {
     stage.registry.wipe();
     stage.rest(stage.pace.seconds(5, 2));
     stage.registry.revive(stage.handle);
+    if restarts_gateway {
+        stage.restart_gateway();
+    }
     let step = Duration::from_secs(10) / u32::try_from(stage.instances.len()).unwrap();
     for number in 0..stage.instances.len() {
         stage.rest(step);
