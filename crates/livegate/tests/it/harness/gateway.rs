@@ -89,10 +89,10 @@ impl Setup {
 
     /// A gateway of the registry at this address, with more lines for `[registry]`.
     pub(crate) fn registered(address: SocketAddr, lines: &str) -> Setup {
-        Setup {
-            registry: format!("mode = \"external\"\nhosts = \"{address}\"\n{lines}"),
-            ..Setup::default()
-        }
+        Setup::default()
+            .registry("mode = \"external\"")
+            .registry(&format!("hosts = \"{address}\""))
+            .registry(lines)
     }
 
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
@@ -150,18 +150,10 @@ impl Gateway {
         gateway
     }
 
-    /// SIGKILL, and the same again on the same addresses.
+    /// SIGKILL (unless it has ended), and the same again on the same addresses.
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = spawn(&self.directory, self.files_max);
-        self.wait_until_ready();
-    }
-
-    /// SIGTERM, the wait until it has ended, and the same again on the same addresses.
-    pub(crate) fn restart_in_order(&mut self) {
-        self.signal(Signal::TERM);
-        self.wait_for_exit(PATIENCE * 3);
         self.process = spawn(&self.directory, self.files_max);
         self.wait_until_ready();
     }
