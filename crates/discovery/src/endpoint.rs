@@ -216,7 +216,7 @@ impl Endpoint {
         self.flags.load(Relaxed) & flag::LOST != 0
     }
 
-    /// Whether nothing is in flight to it. When it is [closed](Self::is_closed) to new requests, too,
+    /// Whether nothing is in flight to it. When it is closed to new requests, too,
     /// nothing will be: of a request that is counted in and a closing one sees the other.
     pub fn is_idle(&self) -> bool {
         lower_half(self.hot.load.load(SeqCst)) == 0
