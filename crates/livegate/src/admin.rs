@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub struct Admin {
     /// Cancelled when the gateway is shutting down.
     pub stopping: CancellationToken,
     registry: Arc<dyn Fn() -> RegistryFacts + Send + Sync>,
+    /// Whether `/readyz` has said yes.
+    was_ready: AtomicBool,
     /// One for each stream of events that may be open.
     streams: Arc<Semaphore>,
     busy: Mutex<Busy>,
@@ -90,6 +93,7 @@ impl Admin {
             token,
             stopping,
             registry: Arc::new(RegistryFacts::default),
+            was_ready: AtomicBool::new(false),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             busy: Mutex::new(Busy::new()),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::cluster::Cluster;
@@ -21,6 +22,7 @@ use crate::control::table::RouteCounters;
 use crate::events::Events;
 use crate::route::RouteTable;
 
+mod drains;
 pub mod file;
 mod overlay;
 pub mod registry;
@@ -68,6 +70,8 @@ pub struct Control {
     workers: usize,
     events: Events,
     published: Published,
+    /// What goes on beside, for as long as this lives.
+    _tasks: JoinSet<()>,
 }
 
 /// What has changed in the registry.
@@ -135,6 +139,11 @@ impl Control {
             gateway: Arc::new(ArcSwap::from_pointee(gateway)),
             config: Arc::new(ArcSwap::from_pointee(config)),
         };
+        let mut tasks = JoinSet::new();
+        if let Some(registry) = &registry {
+            let (client, gateway) = (registry.client().clone(), Arc::clone(&published.gateway));
+            tasks.spawn(drains::acknowledge(client, gateway));
+        }
         Ok(Self {
             services,
             registry,
@@ -145,6 +154,7 @@ impl Control {
             workers,
             events,
             published,
+            _tasks: tasks,
         })
     }
 

@@ -1,6 +1,7 @@
 //! `/readyz`: whether the gateway can do for its services what it is configured for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -11,8 +12,10 @@ use serde_json::{Value, json};
 
 use crate::admin::{Admin, json as shape};
 
-/// 200 when every configured service is live, or served from what the registry said before contact
-/// with it was lost; else 503.
+/// 200 once every configured service has been live, or served from what the registry said before
+/// contact with it was lost; else 503. Once it was so it stays so: what a service lacks later is no
+/// reason to send its clients elsewhere, where the same registry says the same. Services that are only
+/// found in the registry do not count.
 ///
 /// `{"ready": BOOL, "reason": null | "services" | "shutting_down", "services": [{"service",
 /// "status", "instances", "stale_since", "age_seconds"}], "waiting_for": [...]}`: of a service that
@@ -20,11 +23,14 @@ use crate::admin::{Admin, json as shape};
 pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let gateway = admin.published.gateway.load();
     let now = SystemTime::now();
+    let config = admin.published.config.load();
+    let was_ready = admin.was_ready.load(Relaxed);
     let (mut services, mut waiting) = (Vec::new(), Vec::new());
     for cluster in &gateway.clusters {
         let view = cluster.balancer.view();
         let service = service(&cluster.name, &view, now);
-        if !is_ready(&view) {
+        let counts = !was_ready && config.services.contains_key(&*cluster.name);
+        if counts && !is_ready(&view) {
             waiting.push(service.clone());
         }
         services.push(service);
@@ -32,6 +38,7 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let reason = if admin.stopping.is_cancelled() {
         Some("shutting_down")
     } else if waiting.is_empty() {
+        admin.was_ready.store(true, Relaxed);
         None
     } else {
         Some("services")

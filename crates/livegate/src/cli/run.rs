@@ -89,6 +89,10 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
     };
     let published = running.control.published().clone();
     let admin = Admin::new(published, shared, events, token, running.stopping.clone());
+    let admin = match running.control.registry() {
+        Some(registry) => admin.with_registry(registry.facts()),
+        None => admin,
+    };
     let result = runtime.block_on(run_until_ended(running, admin, admin_listener));
     // Tasks hold handles of the access log, whose last lines are written when all are gone.
     drop(runtime);

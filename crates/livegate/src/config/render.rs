@@ -47,7 +47,7 @@ impl Config {
                 "hosts": registry.hosts,
                 "data_dir": registry.data_dir,
                 "session_timeout": show_duration(registry.session_timeout),
-                "config_path": registry.config_path,
+                "config_path": registry.config_path.as_deref().unwrap_or_default(),
             },
             "discovery": {
                 "root": discovery.root,

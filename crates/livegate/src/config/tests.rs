@@ -476,8 +476,8 @@ fn wrong_values_say_what_to_write() {
         ),
         (
             "[discovery]",
-            "layout = \"curator\"",
-            "discovery.layout: \"curator\" is not known, only \"auto\" is",
+            "layout = \"curators\"",
+            "discovery.layout: \"curators\" is not one of \"auto\", \"address\", \"curator\", \"spring\", \"dubbo2\", \"dubbo3\", \"serverset\", \"nerve\", \"kitex\", \"kratos\", \"shenyu\", \"list\", the nearest is \"curator\"",
         ),
         (
             "[discovery]",

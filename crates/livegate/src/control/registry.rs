@@ -8,13 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use livegate_discovery::{
     Discovery, DiscoveryOptions, Keeper, RootWatch, SavedSnapshots, ServiceOptions, ServiceWatch,
-    Services, Snapshot, Status, WatchStats, Weights,
+    Services, Snapshot, Status, Weights,
 };
-use livegate_zk::client::{Client, ConnectOptions, ConnectStringError, SessionEvent};
+use livegate_zk::client::{
+    Client, ConnectOptions, ConnectStringError, ConnectionState, SessionEvent,
+};
 use livegate_zk::path;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::RegistryFacts;
 use crate::config::{Config, ServiceConfig, is_service_name};
 use crate::events::Events;
 
@@ -113,9 +116,16 @@ impl Registry {
         &self.client
     }
 
-    /// Counts what watching costs.
-    pub fn stats(&self) -> Arc<WatchStats> {
-        self.discovery.stats()
+    /// What there is to know about it, whenever that is asked.
+    pub fn facts(&self) -> impl Fn() -> RegistryFacts + Send + Sync + 'static {
+        let (states, stats) = (self.client.states(), self.discovery.stats());
+        move || RegistryFacts {
+            connected: Some(matches!(
+                states.borrow().connection,
+                ConnectionState::Connected { .. }
+            )),
+            reads: stats.reads(),
+        }
     }
 
     /// Resolves when other services are there than before. Never without `discovery.auto_routes`.

@@ -3,7 +3,7 @@
 //! Nodes share their lists: each different list is kept once and known by a number.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use base64::Engine;
@@ -184,6 +184,10 @@ fn is_known(identities: &[Identity], scheme: &str, matches: impl Fn(&str) -> boo
         .any(|identity| identity.scheme == scheme && matches(&identity.id))
 }
 
+/// Entries that a list may have before `auth` is replaced. Nobody can read more, and each access would
+/// have to.
+const ENTRIES_MAX: usize = 1000;
+
 /// A list as it is to be kept: without doubles, checked, and with the caller's identities in place of
 /// `auth`.
 pub(crate) fn resolve<'a>(
@@ -193,13 +197,15 @@ pub(crate) fn resolve<'a>(
     if list.len() == 1 && list.iter().eq(Acl::OPEN.iter().cloned()) {
         return Ok(Cow::Borrowed(Acl::OPEN));
     }
+    if list.len() > ENTRIES_MAX {
+        return Err(ErrorCode::InvalidAcl);
+    }
     let mut resolved: Vec<Acl<'a>> = Vec::new();
-    let mut given: Vec<Acl<'a>> = Vec::new();
+    let mut given: HashSet<Acl<'a>> = HashSet::new();
     for acl in &list {
-        if given.contains(&acl) {
+        if !given.insert(acl.clone()) {
             continue;
         }
-        given.push(acl.clone());
         match &*acl.scheme {
             "world" if acl.id == "anyone" => resolved.push(acl),
             "auth" => {
@@ -395,6 +401,14 @@ mod tests {
             Err(ErrorCode::InvalidAcl)
         );
         assert_eq!(resolve(List::new(&[]), &known), Err(ErrorCode::InvalidAcl));
+        let many: Vec<_> = (0..1001)
+            .map(|rights| Acl::new(Permissions(rights), "world", "anyone"))
+            .collect();
+        assert!(resolve(List::new(&many[1..]), &known).is_ok());
+        assert_eq!(
+            resolve(List::new(&many), &known),
+            Err(ErrorCode::InvalidAcl)
+        );
         let bogus = [Acl::new(Permissions::READ, "bogus", "x")];
         assert_eq!(
             resolve(List::new(&bogus), &known),

@@ -21,6 +21,8 @@ pub(crate) struct Setup {
     http: String,
     /// Lines for `[admin]`; `listen` is set here.
     admin: String,
+    /// Lines for `[registry]`; without any there is none.
+    registry: String,
     /// Services and routes.
     rest: String,
     /// Largest number of open files, or the one of the test.
@@ -79,6 +81,14 @@ impl Setup {
         self
     }
 
+    /// A gateway of the registry at this address, with more lines for `[registry]`.
+    pub(crate) fn registered(address: SocketAddr, lines: &str) -> Setup {
+        Setup {
+            registry: format!("mode = \"external\"\nhosts = \"{address}\"\n{lines}"),
+            ..Setup::default()
+        }
+    }
+
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
         self.files_max = Some(count);
         self
@@ -91,8 +101,15 @@ impl Setup {
             "workers = 2\n"
         };
         format!(
-            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\nmode = \"none\"\n\n{}",
-            self.http, self.admin, self.rest
+            "[http]\nlisten = [\"{http}\"]\n{workers}{}\n[admin]\nlisten = \"{admin}\"\n{}\n[registry]\n{}\n\n{}",
+            self.http,
+            self.admin,
+            if self.registry.is_empty() {
+                "mode = \"none\""
+            } else {
+                &self.registry
+            },
+            self.rest
         )
     }
 

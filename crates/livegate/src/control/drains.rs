@@ -1,0 +1,95 @@
+//! The gateway's side of leaving: it says in the registry when nothing of its own is in flight any more to
+//! an instance that wants to stop.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use livegate_discovery::drain::{Announcement, DrainBoard, DrainRequest, InstancePath};
+use livegate_discovery::{EndpointState, InstanceState, Member};
+use livegate_zk::client::Client;
+use livegate_zk::path;
+use tokio::time::sleep;
+
+use crate::control::Gateway;
+
+/// How often it is looked whether an instance that wants to leave is idle.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Announces this gateway and acknowledges drains, until it is dropped.
+pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>) {
+    let id = format!("{:016x}", fastrand::u64(..));
+    let announcement = Announcement {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: host_name(),
+        pid: std::process::id(),
+    };
+    let board = DrainBoard::start(client, &id, &announcement).expect("sixteen digits are a name");
+    let mut drains = board.drains();
+    let mut acknowledged: BTreeSet<(InstancePath, i64)> = BTreeSet::new();
+    loop {
+        let open = Arc::clone(&drains.borrow_and_update());
+        acknowledged.retain(|(path, czxid)| {
+            open.get(path)
+                .is_some_and(|request| request.czxid == *czxid)
+        });
+        let mut is_waiting = false;
+        for (path, request) in open.iter() {
+            let key = (path.clone(), request.czxid);
+            if acknowledged.contains(&key) {
+                continue;
+            }
+            if is_let_go(&gateway.load(), path, *request) {
+                board.acknowledge(path, request.czxid);
+                acknowledged.insert(key);
+            } else {
+                is_waiting = true;
+            }
+        }
+        let changed = async {
+            if drains.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        if is_waiting {
+            tokio::select! {
+                () = changed => {}
+                () = sleep(LOOK) => {}
+            }
+        } else {
+            changed.await;
+        }
+    }
+}
+
+/// Whether no request of ours is on its way to the instance, nor will be.
+fn is_let_go(gateway: &Gateway, path: &InstancePath, request: DrainRequest) -> bool {
+    let parent = path::parent(path.as_str());
+    let uses = gateway
+        .clusters
+        .iter()
+        .filter(|cluster| parent == Some(cluster.config.path.as_str()));
+    uses.into_iter().all(|cluster| {
+        let view = cluster.balancer.view();
+        let members = view.members().iter();
+        members
+            .filter(|member| member.instance.incarnation.czxid == request.czxid)
+            .all(has_let_go)
+    })
+}
+
+/// The registry has said so to the cluster as well, or whoever operates it, and the last request is over.
+fn has_let_go(member: &Member) -> bool {
+    let leaves = member.instance.state != InstanceState::Up
+        || member
+            .reasons
+            .iter()
+            .any(|reason| reason.state == EndpointState::Draining);
+    leaves && member.endpoint.is_idle()
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
