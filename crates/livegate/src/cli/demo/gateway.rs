@@ -46,8 +46,8 @@ impl Gateway {
             let mut gateway = Self::spawn(directory, addresses)?;
             match gateway.ready().await {
                 Ok(()) => {
-                    for sentence in moved {
-                        voice.say(&sentence);
+                    if !moved.is_empty() {
+                        voice.say(&format!("{}\n", moved.join("\n")));
                     }
                     return Ok(gateway);
                 }

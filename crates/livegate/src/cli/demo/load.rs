@@ -18,6 +18,9 @@ use super::voice::Voice;
 const PAUSE: Duration = Duration::from_millis(250);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Requests to one service that may be under way at once.
+const IN_FLIGHT_MAX: usize = 64;
+
 /// Answers that have not been counted yet; the load waits when there are more.
 const RESULTS_MAX: usize = 64;
 
@@ -72,15 +75,26 @@ impl<'a> Load<'a> {
     }
 }
 
+/// Does not wait for answers before it sends more, as clients that do not know of each other: an instance
+/// that is frozen is noticed by what the others answer meanwhile.
 async fn send(gateway: SocketAddr, service: &'static str, outcomes: mpsc::Sender<Outcome>) {
-    let path = format!("/{service}/");
     let mut ticks = interval(PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut requests = JoinSet::new();
     loop {
-        ticks.tick().await;
-        let result = fetch(gateway, &path).await.and_then(|answer| who(&answer));
-        if outcomes.send(Outcome { service, result }).await.is_err() {
-            return;
+        tokio::select! {
+            _ = ticks.tick(), if requests.len() < IN_FLIGHT_MAX => {
+                requests.spawn(async move {
+                    let answer = fetch(gateway, &format!("/{service}/")).await;
+                    let result = answer.and_then(|answer| who(&answer));
+                    Outcome { service, result }
+                });
+            }
+            Some(Ok(outcome)) = requests.join_next() => {
+                if outcomes.send(outcome).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 }
