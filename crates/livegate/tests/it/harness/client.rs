@@ -50,6 +50,15 @@ impl Client {
         }
     }
 
+    /// The same where the gateway may be down.
+    #[allow(dead_code, reason = "the chaos suite, which shares this, uses it")]
+    pub(crate) fn try_connect(address: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        Some(Client {
+            wire: Wire::new(stream),
+        })
+    }
+
     /// A client whose receive window is small from the start, so that what it does not read stays
     /// with the gateway and not in its own kernel buffer.
     pub(crate) fn connect_small_window(address: SocketAddr) -> Client {

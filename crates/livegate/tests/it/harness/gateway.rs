@@ -81,12 +81,10 @@ impl Setup {
         self
     }
 
-    /// A gateway of the registry at this address, with more lines for `[registry]`.
-    pub(crate) fn registered(address: SocketAddr, lines: &str) -> Setup {
-        Setup {
-            registry: format!("mode = \"external\"\nhosts = \"{address}\"\n{lines}"),
-            ..Setup::default()
-        }
+    /// A line for `[registry]`.
+    pub(crate) fn registry(mut self, line: &str) -> Setup {
+        writeln!(self.registry, "{line}").unwrap();
+        self
     }
 
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
@@ -148,6 +146,15 @@ impl Gateway {
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+        self.process = spawn(&self.directory, self.files_max);
+        self.wait_until_ready();
+    }
+
+    /// SIGTERM, the wait until it has ended, and the same again on the same addresses.
+    #[allow(dead_code, reason = "the chaos suite, which shares this, uses it")]
+    pub(crate) fn restart_in_order(&mut self) {
+        self.signal(Signal::TERM);
+        self.wait_for_exit(PATIENCE * 3);
         self.process = spawn(&self.directory, self.files_max);
         self.wait_until_ready();
     }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use super::port::Port;
 use super::wait::{PATIENCE, holds_within, wait_until};
 use super::wire::{Body, Wire};
 
-/// Environment variable: port, what SIGTERM does, milliseconds a request takes, journal file.
+/// Environment variable: address, what SIGTERM does, milliseconds a request takes, journal file.
 pub(crate) const MODE: &str = "LIVEGATE_TEST_INSTANCE";
 
 /// What an instance does on SIGTERM.
@@ -59,7 +59,7 @@ impl Instance {
         instance
     }
 
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
@@ -73,7 +73,7 @@ impl Instance {
         } = &self.kind;
         let mode = format!(
             "{} {on_term:?} {} {}",
-            self.port.number(),
+            self.port.address(),
             takes.as_millis(),
             journal.display()
         );
@@ -158,7 +158,7 @@ struct State {
 /// The process's life; `mode` as [`Instance::launch`] wrote it.
 pub(crate) fn serve(mode: &str) -> ! {
     let mut words = mode.splitn(4, ' ');
-    let port: u16 = words.next().unwrap().parse().unwrap();
+    let address: SocketAddr = words.next().unwrap().parse().unwrap();
     let finish = words.next() == Some("Finish");
     let takes = Duration::from_millis(words.next().unwrap().parse().unwrap());
     let journal = File::options()
@@ -181,7 +181,7 @@ pub(crate) fn serve(mode: &str) -> ! {
         std::thread::spawn(move || finish_on_term(&state, &installed));
         assert!(ready.pass(), "the handler is installed");
     }
-    let listener = super::origin::listen((Ipv4Addr::LOCALHOST, port).into());
+    let listener = super::origin::listen(address);
     loop {
         let Ok((stream, _)) = listener.accept() else {
             continue;
