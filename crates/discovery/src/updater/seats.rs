@@ -103,3 +103,90 @@ impl Seats {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::endpoint::{EndpointKey, Signal};
+    use crate::policy::Policy;
+
+    struct Room {
+        seats: Seats,
+        signal: Arc<Signal>,
+        now: Instant,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            Self {
+                seats: Seats::default(),
+                signal: Arc::new(Signal::new(&Policy::default())),
+                now: Instant::now(),
+            }
+        }
+
+        fn sit(&mut self) -> (u32, Arc<Endpoint>) {
+            let (seat, mark) = self.seats.reserve();
+            let address = ([10, 0, 0, 1], 80).into();
+            let endpoint = Endpoint::new("a".into(), address, Arc::clone(&self.signal), mark);
+            let endpoint = Arc::new(endpoint);
+            self.seats.sit(seat, &endpoint);
+            (seat, endpoint)
+        }
+
+        fn seen(&mut self) -> Vec<EndpointKey> {
+            let mut seen = Vec::new();
+            self.seats.look(|endpoint| seen.push(endpoint.key()));
+            seen
+        }
+    }
+
+    #[test]
+    fn who_has_requests_is_seen_until_once_after_the_last() {
+        let mut room = Room::new();
+        let endpoints: Vec<Arc<Endpoint>> = (0..130).map(|_| room.sit().1).collect();
+        assert_eq!(room.seen().len(), 130, "all are new");
+        assert!(room.seen().is_empty());
+        for index in [0, 63, 64, 129] {
+            let endpoint = &endpoints[index];
+            endpoint.begin(room.now);
+            assert_eq!(room.seats.noticed().count(), 1);
+            assert_eq!(room.seen(), [endpoint.key()]);
+            // Also when it comes while another one waits, and when the first byte is there.
+            endpoint.begin(room.now);
+            endpoint.end_waiting();
+            endpoint.end(true);
+            assert_eq!(room.seen(), [endpoint.key()]);
+            endpoint.end(false);
+            assert_eq!(room.seen(), [endpoint.key()]);
+            assert!(room.seen().is_empty());
+            // All of it between two looks.
+            endpoint.begin(room.now);
+            endpoint.end(true);
+            assert_eq!(room.seen(), [endpoint.key()]);
+            assert!(room.seen().is_empty());
+        }
+    }
+
+    #[test]
+    fn who_stands_is_not_seen_and_a_seat_is_used_again() {
+        let mut room = Room::new();
+        let (seat, gone) = room.sit();
+        gone.begin(room.now);
+        room.seats.stand(seat);
+        assert!(room.seen().is_empty());
+        room.seats.sit(seat, &gone);
+        assert_eq!(room.seen(), [gone.key()], "it is back with its requests");
+        room.seats.release(seat);
+        let (again, next) = room.sit();
+        assert_eq!(again, seat);
+        assert_eq!(room.seen(), [next.key()]);
+        // A request to whoever sat there before.
+        gone.end(true);
+        gone.begin(room.now);
+        assert_eq!(room.seen(), [next.key()]);
+        assert!(room.seen().is_empty());
+    }
+}
