@@ -85,6 +85,7 @@ mod pick;
 mod policy;
 pub mod registrar;
 mod saved;
+mod shared_map;
 mod snapshot;
 mod updater;
 mod view;
@@ -95,9 +96,10 @@ pub use endpoint::{Endpoint, EndpointKey};
 pub use pick::{NoEndpoint, Outcome, Pick};
 pub use policy::{Balance, HoldPolicy, OutlierPolicy, Policy, StallPolicy, UnknownBalance};
 pub use saved::{Keeper, SavedSnapshots};
-pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
-pub use updater::{Doubt, Health, Transition, UnknownInstance, Updater};
-pub use view::{EndpointState, Member, Reason, Shadowed, Source, View};
+pub use shared_map::SharedMap;
+pub use snapshot::{Incarnation, Instance, InstanceId, InstanceState, Instances, Snapshot, Status};
+pub use updater::{Doubt, Health, Move, Transition, UnknownInstance, Updater};
+pub use view::{EndpointState, Member, Members, Reason, Shadowed, Source, View};
 pub use watch::{
     Discovery, DiscoveryOptions, RootWatch, ServiceOptions, ServiceWatch, Services, WatchStats,
     Weights, watch,
