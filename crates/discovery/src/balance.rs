@@ -7,6 +7,7 @@ pub(crate) mod least;
 pub(crate) mod maglev;
 pub(crate) mod ring;
 pub(crate) mod sequence;
+pub(crate) mod slots;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,14 +20,7 @@ use least::Load;
 use maglev::Maglev;
 use ring::Ring;
 use sequence::Sequence;
-
-/// One endpoint that may be chosen.
-#[derive(Debug, Clone)]
-pub(crate) struct Slot {
-    pub(crate) endpoint: Arc<Endpoint>,
-    /// Effective weight, never 0.
-    pub(crate) weight: u64,
-}
+use slots::{Place, Slot, Slots};
 
 /// What choices depend on beside the view; it survives changes of the view, so that these favour
 /// nobody.
@@ -39,8 +33,9 @@ pub(crate) struct Chance {
 /// The endpoints to choose from, and how.
 #[derive(Debug)]
 pub(crate) struct Rotation {
+    slots: Slots,
     /// Those to choose from in the usual way.
-    slots: Box<[Slot]>,
+    seats: Box<[u32]>,
     /// Serves keyed choices without a key, too.
     draw: Draw,
     table: Table,
@@ -63,15 +58,19 @@ enum Table {
 const TRIES: usize = 4;
 
 impl Rotation {
-    /// A rotation over `slots`; `open` are these and those that are not fit just now, which keyed
-    /// balances keep in their tables. Tables of `before` are used again if they are the same.
+    /// A rotation over `places`; `open` are these and those that are not fit just now, which keyed
+    /// balances keep in their tables. Tables of `before` are used again if they are the same, and
+    /// also if they are not when `may_lag`.
     pub(crate) fn new(
         balance: Balance,
-        slots: Box<[Slot]>,
-        open: Box<[Slot]>,
+        slots: &Slots,
+        places: &[Place],
+        open: Box<[Place]>,
         before: Option<&Self>,
+        may_lag: bool,
     ) -> Self {
-        let weights: Vec<u64> = slots.iter().map(|slot| slot.weight).collect();
+        let weights: Vec<u64> = places.iter().map(|place| place.weight).collect();
+        let serves = |places: &[Place]| may_lag || *places == *open;
         let table = match balance {
             Balance::Random => Table::Random,
             Balance::RoundRobin | Balance::WeightedRoundRobin => {
@@ -80,22 +79,30 @@ impl Rotation {
             Balance::LeastRequest => Table::Least(Load::requests(&weights)),
             Balance::PeakEwma => Table::Least(Load::latency(&weights)),
             Balance::ConsistentHash => Table::Ring(match before.map(|before| &before.table) {
-                Some(Table::Ring(ring)) if are_same(ring.slots(), &open) => Arc::clone(ring),
-                _ => Arc::new(Ring::new(open)),
+                Some(Table::Ring(ring)) if serves(ring.places()) => Arc::clone(ring),
+                _ => Arc::new(Ring::new(slots.clone(), open)),
             }),
             Balance::Maglev => Table::Maglev(match before.map(|before| &before.table) {
-                Some(Table::Maglev(maglev)) if are_same(maglev.slots(), &open) => {
-                    Arc::clone(maglev)
-                }
-                _ => Arc::new(Maglev::new(open)),
+                Some(Table::Maglev(maglev)) if serves(maglev.places()) => Arc::clone(maglev),
+                _ => Arc::new(Maglev::new(slots.clone(), open)),
             }),
         };
         let weight_total = weights.iter().map(|&weight| weight as f64).sum();
         Self {
             draw: Draw::new(&weights),
-            slots,
+            slots: slots.clone(),
+            seats: places.iter().map(|place| place.seat).collect(),
             table,
             weight_total,
+        }
+    }
+
+    /// What the table for keys was made from; `None` if there is none.
+    pub(crate) fn keyed_places(&self) -> Option<&[Place]> {
+        match &self.table {
+            Table::Ring(ring) => Some(ring.places()),
+            Table::Maglev(maglev) => Some(maglev.places()),
+            Table::Random | Table::Sequence(_) | Table::Least(_) => None,
         }
     }
 
@@ -113,7 +120,7 @@ impl Rotation {
         usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<&Slot> {
         let usable_slot = |index: usize| {
-            let slot = &self.slots[index];
+            let slot = self.slots.get(self.seats[index])?;
             usable(&slot.endpoint).then_some(slot)
         };
         match (&self.table, key) {
@@ -133,11 +140,4 @@ impl Rotation {
             }),
         }
     }
-}
-
-/// Whether two lists have the same endpoints with the same weights.
-fn are_same(a: &[Slot], b: &[Slot]) -> bool {
-    let same =
-        |(a, b): (&Slot, &Slot)| Arc::ptr_eq(&a.endpoint, &b.endpoint) && a.weight == b.weight;
-    a.len() == b.len() && a.iter().zip(b).all(same)
 }

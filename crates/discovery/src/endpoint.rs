@@ -38,6 +38,23 @@ pub(crate) enum Grade {
     Closed,
 }
 
+impl Grade {
+    /// What flags amount to.
+    pub(crate) fn of(flags: u32) -> Self {
+        if flags == 0 {
+            Self::Fit
+        } else if flags & flag::CLOSED != 0 {
+            Self::Closed
+        } else if flags & (flag::QUARANTINED | flag::UNREACHABLE) != 0 {
+            Self::Dead
+        } else if flags & (flag::SILENT | flag::STALLED) != 0 {
+            Self::Silent
+        } else {
+            Self::Failing
+        }
+    }
+}
+
 /// Why an endpoint is not fit, one bit per reason; each has one writer, but for quarantine.
 pub(crate) mod flag {
     /// Requests failed in a row.
@@ -119,12 +136,34 @@ pub struct Endpoint {
     id: InstanceId,
     address: SocketAddr,
     signal: Arc<Signal>,
+    mark: Mark,
     flags: AtomicU32,
     /// The gravest [`Blame`] since the quarantine began.
     blame: AtomicU32,
     /// Failures since the last success.
     failures_in_row: AtomicU32,
     hot: Hot,
+}
+
+/// Says that an endpoint had requests since the updater last looked: one bit of a word that several
+/// endpoints share.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    word: Arc<AtomicU64>,
+    bit: u64,
+}
+
+impl Mark {
+    pub(crate) fn new(word: Arc<AtomicU64>, bit: u64) -> Self {
+        Self { word, bit }
+    }
+
+    fn set(&self) {
+        // Mostly it is set already, and the word stays in everybody's cache.
+        if self.word.load(SeqCst) & self.bit == 0 {
+            self.word.fetch_or(self.bit, SeqCst);
+        }
+    }
 }
 
 /// What broken connection an endpoint is blamed for, gravest last.
@@ -173,13 +212,19 @@ const WAITING: u64 = 1 << 32;
 const LATENCY_GAIN: u64 = 8;
 
 impl Endpoint {
-    pub(crate) fn new(id: InstanceId, address: SocketAddr, signal: Arc<Signal>) -> Self {
+    pub(crate) fn new(
+        id: InstanceId,
+        address: SocketAddr,
+        signal: Arc<Signal>,
+        mark: Mark,
+    ) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(1);
         Self {
             key: EndpointKey(KEYS.fetch_add(1, Relaxed)),
             id,
             address,
             signal,
+            mark,
             flags: AtomicU32::new(0),
             blame: AtomicU32::new(Blame::None as u32),
             failures_in_row: AtomicU32::new(0),
@@ -216,7 +261,7 @@ impl Endpoint {
         self.flags.load(Relaxed) & flag::LOST != 0
     }
 
-    /// Whether nothing is in flight to it. When it is [closed](Self::is_closed) to new requests, too,
+    /// Whether nothing is in flight to it. When it is closed to new requests, too,
     /// nothing will be: of a request that is counted in and a closing one sees the other.
     pub fn is_idle(&self) -> bool {
         lower_half(self.hot.load.load(SeqCst)) == 0
@@ -266,18 +311,7 @@ impl Endpoint {
     }
 
     pub(crate) fn grade(&self) -> Grade {
-        let flags = self.flags();
-        if flags == 0 {
-            Grade::Fit
-        } else if flags & flag::CLOSED != 0 {
-            Grade::Closed
-        } else if flags & (flag::QUARANTINED | flag::UNREACHABLE) != 0 {
-            Grade::Dead
-        } else if flags & (flag::SILENT | flag::STALLED) != 0 {
-            Grade::Silent
-        } else {
-            Grade::Failing
-        }
+        Grade::of(self.flags())
     }
 
     /// Sets or clears flags; says whether that changed anything.
@@ -338,6 +372,8 @@ impl Endpoint {
             self.hot
                 .waiting_since
                 .store(self.signal.stamp(now), Relaxed);
+            // Whoever waits already has set it, and is in flight until the updater sees it.
+            self.mark.set();
         }
         self.hot.requests.fetch_add(1, Relaxed);
     }

@@ -1,7 +1,8 @@
 //! What discovery says: which instances of a service exist, at a revision.
 //!
 //! Snapshots are whole and immutable. A reader that misses one misses nothing, for the next one
-//! says everything again.
+//! says everything again. Snapshots of one service that follow one another share the instances that
+//! did not change, so that a change costs what it changes.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use crate::shared_map::SharedMap;
 
 /// Names an instance within its service: its address (`10.0.0.3:8080`) or the id under which it is
 /// registered. Cheap to clone.
@@ -128,6 +131,9 @@ pub enum Status {
     Absent,
 }
 
+/// The instances of a service by id. Cheap to copy.
+pub type Instances = SharedMap<InstanceId, Arc<Instance>>;
+
 /// The instances of one service at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -140,7 +146,7 @@ pub struct Snapshot {
     /// one before may not have come back yet, rather than be gone. 0 for instances listed in a file.
     pub attachment: u64,
     /// All instances by id.
-    pub instances: Arc<BTreeMap<InstanceId, Instance>>,
+    pub instances: Instances,
     /// Registered nodes that could not be read as instances, by node name, and why. They never
     /// hide the others.
     pub skipped: Arc<BTreeMap<String, String>>,
@@ -153,7 +159,7 @@ impl Snapshot {
             revision: 0,
             status: Status::Pending,
             attachment: 0,
-            instances: Arc::default(),
+            instances: Instances::default(),
             skipped: Arc::default(),
         }
     }
@@ -162,13 +168,13 @@ impl Snapshot {
     pub fn live(revision: u64, instances: impl IntoIterator<Item = Instance>) -> Self {
         let instances = instances
             .into_iter()
-            .map(|instance| (instance.id.clone(), instance))
+            .map(|instance| (instance.id.clone(), Arc::new(instance)))
             .collect();
         Self {
             revision,
             status: Status::Live,
             attachment: 0,
-            instances: Arc::new(instances),
+            instances,
             skipped: Arc::default(),
         }
     }

@@ -7,6 +7,10 @@
 //! may ([`Updater::set_drained`]). None overrules another: an endpoint is picked when nobody
 //! objects. Only when discovery stops naming an endpoint under doubtful circumstances is it held
 //! until probes, time or the operator tell.
+//!
+//! Work is in proportion to what changes: a snapshot is compared with the one before where they are not
+//! shared, and a tick looks at endpoints that had requests and at those that are restless, which is
+//! all of which time or a request can make something else.
 
 mod entry;
 mod hold;
@@ -14,22 +18,28 @@ mod listing;
 mod membership;
 mod outlier;
 mod quarantine;
+mod roll;
+mod seats;
 mod stall;
 mod transition;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::balance::{Rotation, Slot};
+use crate::balance::Rotation;
+use crate::balance::slots::Place;
 use crate::balancer::Shared;
-use crate::endpoint::{Endpoint, Grade};
+use crate::endpoint::{Endpoint, EndpointKey, Grade, nanos};
 use crate::policy::{Balance, Policy};
-use crate::snapshot::{Instance, InstanceId};
-use crate::view::{Member, Shadowed, View};
-use entry::{Entry, WARM};
+use crate::snapshot::{Instance, InstanceId, Instances};
+use crate::view::{Shadowed, View};
+use entry::Entry;
 use hold::{Contact, WINDOW};
+use listing::Listing;
+use roll::{Roll, Row};
+use seats::Seats;
 use stall::LatestAnswers;
 use transition::Change;
 pub use transition::Transition;
@@ -47,8 +57,21 @@ pub struct Updater {
     entries: BTreeMap<InstanceId, Entry>,
     /// Under which id each address is found in `entries`.
     addresses: HashMap<SocketAddr, InstanceId>,
+    /// Those of `entries` that the next tick must look at: all that may become news without a
+    /// request, and all that are news.
+    restless: BTreeSet<InstanceId>,
+    /// Who had requests.
+    seats: Seats,
+    answers: LatestAnswers,
+    /// What the next view is made from.
+    roll: Roll,
     /// Grows when endpoints come or go.
     membership: u64,
+    /// The last of them.
+    moves: VecDeque<Move>,
+    /// The last snapshot's.
+    instances: Instances,
+    listing: Listing,
     shadowed: Arc<[Shadowed]>,
     /// Nodes of the last snapshot that are no instances, and why.
     skipped: Arc<BTreeMap<String, String>>,
@@ -60,6 +83,8 @@ pub struct Updater {
     /// Whether there were any instances yet; the first ones are not new.
     has_begun: bool,
     is_dirty: bool,
+    /// The table for keys is not made anew before.
+    table_due: Option<Instant>,
 }
 
 /// An endpoint that left. It is the same if it is back within [`WINDOW`]: Curator deletes and makes
@@ -113,6 +138,18 @@ pub enum Doubt {
     Held,
 }
 
+/// An endpoint came or went.
+#[derive(Debug, Clone)]
+pub enum Move {
+    /// It is one of them now.
+    Came(Arc<Endpoint>),
+    /// It no longer is.
+    Went(EndpointKey),
+}
+
+/// Moves that are remembered. Whoever missed more looks at all endpoints.
+const MOVES_MAX: usize = 1024;
+
 /// The instance is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such instance")]
@@ -128,13 +165,21 @@ impl Updater {
             clock: (Instant::now(), SystemTime::now()),
             entries: BTreeMap::new(),
             addresses: HashMap::new(),
+            restless: BTreeSet::new(),
+            seats: Seats::default(),
+            answers: LatestAnswers::default(),
+            roll: Roll::default(),
             membership: 0,
+            moves: VecDeque::new(),
+            instances: Instances::default(),
+            listing: Listing::default(),
             shadowed: Arc::default(),
             skipped: Arc::default(),
             departed: BTreeMap::new(),
             drained: BTreeMap::new(),
             has_begun: false,
             is_dirty: false,
+            table_due: None,
         }
     }
 
@@ -148,10 +193,13 @@ impl Updater {
     pub fn set_policy(&mut self, policy: Policy, now: Instant) -> Vec<Transition> {
         self.policy = policy;
         self.shared.signal.set_policy(&policy);
-        for entry in self.entries.values_mut() {
+        for (id, entry) in &mut self.entries {
             entry
                 .outlier
                 .apply_policy(&entry.endpoint, &policy.outlier, now);
+            // Weights count or do not.
+            entry.touch();
+            self.restless.insert(id.clone());
         }
         self.is_dirty = true;
         self.tick(now)
@@ -184,6 +232,7 @@ impl Updater {
         };
         if let Some(entry) = entry {
             entry.drain(drained.then_some(now));
+            self.restless.insert(id.clone());
         }
         let mut transitions = vec![change.of(id, now)];
         transitions.extend(self.tick(now));
@@ -273,7 +322,13 @@ impl Updater {
 
     /// The endpoints that a probe should look at now, and every so often until it clears them.
     pub fn doubts(&self) -> impl Iterator<Item = (&Arc<Endpoint>, Doubt)> {
-        self.entries.values().filter_map(|entry| {
+        let noticed = self.seats.noticed().filter(|endpoint| endpoint.is_unfit());
+        let noticed = noticed
+            .filter_map(|endpoint| self.addresses.get(&endpoint.address()))
+            .filter(|id| !self.restless.contains(*id));
+        let ids = self.restless.iter().chain(noticed);
+        let entries = ids.filter_map(|id| self.entries.get(id));
+        entries.filter_map(|entry| {
             let doubt = match entry.endpoint.grade() {
                 Grade::Dead => Doubt::Connects,
                 Grade::Silent if entry.stall.is_stalled() => Doubt::Speaks,
@@ -292,18 +347,28 @@ impl Updater {
         self.entries.values().map(|entry| &entry.endpoint)
     }
 
-    /// Grows whenever [`endpoints`](Self::endpoints) has others than before.
+    /// Grows by one whenever an endpoint comes to [`endpoints`](Self::endpoints) or goes from there.
     pub fn membership(&self) -> u64 {
         self.membership
+    }
+
+    /// Who came and went since the membership was this, in that order; `None` if that is too long
+    /// ago to be remembered.
+    pub fn moves_since(&self, membership: u64) -> Option<impl Iterator<Item = &Move>> {
+        let missed = usize::try_from(self.membership.checked_sub(membership)?).ok()?;
+        let known = self.moves.len().checked_sub(missed)?;
+        Some(self.moves.range(known..))
     }
 
     /// The instances that the registry or the operator drains, and to which nothing is in flight
     /// from any thread, nor will be while they are drained: what a drain is acknowledged by. When
     /// the last request ends, the updater is [woken](Self::woken).
     pub fn drained_idle(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        // Whoever drains is restless.
         let idle = self
-            .entries
-            .values()
+            .restless
+            .iter()
+            .filter_map(|id| self.entries.get(id))
             .filter(|entry| entry.is_draining() && entry.endpoint.is_idle());
         idle.map(|entry| &entry.instance)
     }
@@ -311,19 +376,21 @@ impl Updater {
     /// Looks at what requests and time have done, and publishes a view if that changes anything.
     /// To be called every 100 ms or so, and when [woken](Self::woken).
     pub fn tick(&mut self, now: Instant) -> Vec<Transition> {
-        let answers = LatestAnswers::of(self.entries.values().map(|entry| &*entry.endpoint));
+        self.look(now);
         let policy = self.policy;
         let mut transitions = Vec::new();
-        // One pass: with thousands of endpoints each costs more than what it does.
         let (mut is_due, mut is_held, mut is_news) = (false, false, false);
-        for (id, entry) in &mut self.entries {
+        for id in &self.restless {
+            let Some(entry) = self.entries.get_mut(id) else {
+                continue;
+            };
             let was_quarantined = entry.quarantine.is_on();
             let (quarantine, released) = entry.quarantine.tick(&entry.endpoint, now);
             if let Some(released) = released {
                 entry.released(released, policy.warm_up, now);
             }
             let idle = entry.tell_idle();
-            let peers_answered = answers.by_others(&entry.endpoint);
+            let peers_answered = self.answers.by_others(&entry.endpoint);
             let stall = entry
                 .stall
                 .tick(&entry.endpoint, &policy.stall, peers_answered, now);
@@ -347,12 +414,51 @@ impl Updater {
         if is_due {
             transitions.extend(self.eject(now));
         }
-        self.departed
-            .retain(|_, departed| now.saturating_duration_since(departed.left) <= WINDOW);
-        if self.is_dirty || is_news {
-            self.publish();
+        self.departed.retain(|_, departed| {
+            let is_back_in_time = now.saturating_duration_since(departed.left) <= WINDOW;
+            if !is_back_in_time {
+                self.seats.release(departed.entry.seat);
+            }
+            is_back_in_time
+        });
+        let is_table_due = self.table_due.is_some_and(|due| due <= now);
+        if self.is_dirty || is_news || is_table_due {
+            self.publish(now);
         }
+        self.restless.retain(|id| {
+            let entry = self.entries.get(id);
+            entry.is_some_and(|entry| entry.is_restless(&policy.outlier))
+        });
         transitions
+    }
+
+    /// Looks at the endpoints that had requests for those that are more than busy.
+    fn look(&mut self, now: Instant) {
+        let Self {
+            policy,
+            seats,
+            answers,
+            addresses,
+            restless,
+            ..
+        } = self;
+        let stamp = self.shared.signal.stamp(now);
+        let silence_min = nanos(policy.stall.silence_min);
+        let failures_max = policy.outlier.consecutive_failures;
+        seats.look(|endpoint| {
+            answers.take_in(endpoint);
+            let is_silent = || {
+                let since = endpoint.silent_since();
+                since.is_some_and(|since| stamp.saturating_sub(since) > silence_min)
+            };
+            let fails = || failures_max > 0 && endpoint.failures_in_row() >= failures_max;
+            if (endpoint.is_unfit() || fails() || is_silent())
+                && let Some(id) = addresses.get(&endpoint.address())
+                && !restless.contains(id)
+            {
+                restless.insert(id.clone());
+            }
+        });
     }
 
     /// Ejects those that are due, as far as the bounds allow.
@@ -411,11 +517,14 @@ impl Updater {
         if !changes.is_empty() || entry.quarantine.reason() != before {
             entry.touch();
         }
+        let id = entry.instance.id.clone();
+        let is_news = entry.is_news();
         let mut transitions: Vec<Transition> = changes
             .into_iter()
-            .map(|change| change.of(&entry.instance.id, now))
+            .map(|change| change.of(&id, now))
             .collect();
-        if entry.is_news() {
+        self.restless.insert(id);
+        if is_news {
             transitions.extend(self.tick(now));
         }
         transitions
@@ -428,19 +537,14 @@ impl Updater {
         (entry.endpoint.key() == endpoint.key()).then_some(entry)
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Instant) {
         self.is_dirty = false;
-        let members: Box<[Member]> = self.entries.values_mut().map(Entry::publish).collect();
-        // Each flag is read once, for requests may set one at any moment.
-        let grades: Vec<Grade> = members
-            .iter()
-            .map(|member| member.endpoint.grade())
-            .collect();
-        let accepts = accepted(&grades, self.policy.panic_percent);
-        let is_warming = members.iter().any(|member| member.warmth_tenths < WARM);
-        let slot = |member: &Member| Slot {
-            endpoint: Arc::clone(&member.endpoint),
-            weight: match self.policy.balance {
+        for id in &self.restless {
+            let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.is_news()) else {
+                continue;
+            };
+            let (member, grade) = entry.publish();
+            let weight = match self.policy.balance {
                 Balance::RoundRobin => 1,
                 Balance::Random
                 | Balance::WeightedRoundRobin
@@ -448,26 +552,40 @@ impl Updater {
                 | Balance::PeakEwma
                 | Balance::ConsistentHash
                 | Balance::Maglev => u64::from(member.instance.weight),
-            } * u64::from(if is_warming { member.warmth_tenths } else { 1 }),
+            };
+            let place = Place {
+                seat: entry.seat,
+                key: entry.endpoint.key(),
+                weight: weight * u64::from(member.warmth_tenths),
+            };
+            self.roll.put(id, place, grade, member);
+        }
+        self.roll.settle();
+        let rows = self.roll.rows();
+        let accepts = accepted(rows, self.policy.panic_percent);
+        let up_to = |worst: Grade| -> Vec<Place> {
+            let graded = rows.iter().filter(|row| row.grade <= worst);
+            graded.map(|row| row.place).collect()
         };
-        let up_to = |worst: Grade| {
-            let graded = members
-                .iter()
-                .zip(&grades)
-                .filter(|(_, grade)| **grade <= worst);
-            graded.map(|(member, _)| slot(member)).collect()
-        };
-        let before = self.shared.view.load();
-        let open = if self.policy.balance.is_keyed() {
-            up_to(Grade::Dead)
+        let is_keyed = self.policy.balance.is_keyed();
+        let open: Box<[Place]> = if is_keyed {
+            up_to(Grade::Dead).into()
         } else {
             Box::default()
         };
+        let before = self.shared.view.load();
+        let is_other = is_keyed && before.rotation.keyed_places() != Some(&*open);
+        let may_lag = is_other && self.table_due.is_some_and(|due| due > now);
+        if !may_lag {
+            self.table_due = is_other.then(|| now + table_pause(open.len()));
+        }
         let rotation = Rotation::new(
             self.policy.balance,
-            up_to(accepts),
+            self.roll.slots(),
+            &up_to(accepts),
             open,
             Some(&before.rotation),
+            may_lag,
         );
         self.shared.view.store(Arc::new(View {
             revision: self.revision,
@@ -477,18 +595,32 @@ impl Updater {
             rotation,
             accepts,
             may_panic: self.policy.panic_percent > 0,
-            members,
+            members: self.roll.members().clone(),
+            seats: rows.iter().map(|row| row.place.seat).collect(),
+            slots: self.roll.slots().clone(),
             shadowed: Arc::clone(&self.shadowed),
         }));
     }
 }
 
+/// How long a table for keys is good for, though others have come meanwhile: those that went are
+/// passed over in any table. To make one costs some 2 microseconds for each endpoint, of which a
+/// 25th of a processor is spent on it at most. Of few endpoints it is made at once.
+fn table_pause(open: usize) -> Duration {
+    const FEW: usize = 256;
+    const PAUSE_EACH: Duration = Duration::from_micros(50);
+    match u32::try_from(open) {
+        _ if open <= FEW => Duration::ZERO,
+        Ok(open) => PAUSE_EACH * open,
+        Err(_) => Duration::from_secs(60),
+    }
+}
+
 /// The worst grade to pick from: only the fit, unless these are so few that panic sets in.
-fn accepted(grades: &[Grade], panic_percent: u8) -> Grade {
+fn accepted(rows: &[Row], panic_percent: u8) -> Grade {
     let open = || {
-        grades
-            .iter()
-            .copied()
+        rows.iter()
+            .map(|row| row.grade)
             .filter(|grade| *grade != Grade::Closed)
     };
     let fit = open().filter(|grade| *grade == Grade::Fit).count();

@@ -2,13 +2,16 @@
 //! endpoints' own counters and flags.
 
 use std::collections::BTreeMap;
+use std::ops::Index;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::balance::slots::Slots;
 use crate::balance::{Chance, Rotation};
 use crate::endpoint::{Endpoint, EndpointKey, Grade};
 use crate::pick::NoEndpoint;
 use crate::policy::Balance;
+use crate::shared_map::SharedMap;
 use crate::snapshot::{Instance, InstanceId, Status};
 
 /// Whether and why not an endpoint is used; of several reasons the last in this order counts.
@@ -151,6 +154,53 @@ impl Member {
     }
 }
 
+/// The endpoints of a view, in the order of their ids. Views that follow one another share those that
+/// did not change.
+#[derive(Debug, Clone, Default)]
+pub struct Members(SharedMap<InstanceId, Member>);
+
+impl Members {
+    /// All of them.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Member> + Clone {
+        self.0.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one with an id.
+    pub fn get(&self, id: &str) -> Option<&Member> {
+        self.0.get(id)
+    }
+
+    pub(crate) fn put(&mut self, id: &InstanceId, member: Member) {
+        self.0.insert(id.clone(), member);
+    }
+
+    pub(crate) fn remove(&mut self, id: &InstanceId) {
+        self.0.remove(id);
+    }
+}
+
+impl Index<usize> for Members {
+    type Output = Member;
+
+    /// # Panics
+    /// If there are not so many.
+    fn index(&self, position: usize) -> &Member {
+        self.0
+            .nth_value(position)
+            .expect("a member at the position")
+    }
+}
+
 /// An instance that is registered at the address of another one, which is newer: a leftover of the
 /// process that listened there before. It takes no part in balancing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +218,10 @@ pub struct View {
     pub(crate) status: Status,
     pub(crate) status_since: Option<Instant>,
     pub(crate) skipped: Arc<BTreeMap<String, String>>,
-    pub(crate) members: Box<[Member]>,
+    pub(crate) members: Members,
+    /// Of all members, in their order.
+    pub(crate) seats: Box<[u32]>,
+    pub(crate) slots: Slots,
     pub(crate) shadowed: Arc<[Shadowed]>,
     pub(crate) rotation: Rotation,
     /// The worst grade in the rotation.
@@ -185,9 +238,18 @@ impl View {
             status: Status::Pending,
             status_since: None,
             skipped: Arc::default(),
-            members: Box::default(),
+            members: Members::default(),
+            seats: Box::default(),
+            slots: Slots::default(),
             shadowed: Arc::default(),
-            rotation: Rotation::new(Balance::Random, Box::default(), Box::default(), None),
+            rotation: Rotation::new(
+                Balance::Random,
+                &Slots::default(),
+                &[],
+                Box::default(),
+                None,
+                false,
+            ),
             accepts: Grade::Fit,
             may_panic: false,
         }
@@ -214,7 +276,7 @@ impl View {
     }
 
     /// All endpoints, in the order of their ids; no address occurs twice.
-    pub fn members(&self) -> &[Member] {
+    pub fn members(&self) -> &Members {
         &self.members
     }
 
@@ -256,10 +318,12 @@ impl View {
     /// Looks at all endpoints, from a place that depends on `hint` on, for the first of the best.
     fn least_bad(&self, hint: u64, avoid: &[EndpointKey]) -> Result<&Arc<Endpoint>, NoEndpoint> {
         let (before, after) = self
-            .members
-            .split_at(crate::dice::index_below(hint, self.members.len()));
+            .seats
+            .split_at(crate::dice::index_below(hint, self.seats.len()));
         let mut best = None;
-        for endpoint in after.iter().chain(before).map(|member| &member.endpoint) {
+        let slots = after.iter().chain(before);
+        let slots = slots.filter_map(|seat| self.slots.get(*seat));
+        for endpoint in slots.map(|slot| &slot.endpoint) {
             let grade = match endpoint.grade() {
                 Grade::Closed => continue,
                 grade if grade > Grade::Fit && !self.may_panic => continue,

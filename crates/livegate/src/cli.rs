@@ -15,6 +15,7 @@ use crate::cli::output::OutputClosed;
 use crate::config::{self, Config};
 
 mod admin_client;
+mod demo;
 mod drain;
 mod duration;
 mod events;
@@ -48,6 +49,16 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show what it does: a gateway, six instances of two services and a light load.
+    #[command(after_help = demo::AFTER_HELP)]
+    Demo,
+    /// Is one instance of a sample service.
+    #[command(
+        name = "sample-instance",
+        hide = true,
+        after_help = "Example:\n  livegate sample-instance orders --listen 127.0.0.1:7101 --parent 4711"
+    )]
+    SampleInstance(demo::InstanceArguments),
     /// Run the embedded ZooKeeper-compatible registry alone.
     #[command(
         after_help = "Example:\n  livegate registry --listen 127.0.0.1:2181 --data-dir /var/lib/livegate\n\n\
@@ -166,6 +177,8 @@ struct Usage(String);
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { config } => run::run(config.as_deref()),
+        Command::Demo => demo::run(),
+        Command::SampleInstance(arguments) => demo::be_instance(&arguments),
         Command::Registry(arguments) => registry::run(&arguments),
         Command::Check { file } => check(&file),
         Command::Zk(arguments) => zk::run(&arguments),

@@ -16,6 +16,9 @@
 //! # }
 //! ```
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod machine;
 mod options;
 mod server;

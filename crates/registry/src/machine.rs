@@ -649,3 +649,16 @@ impl Machine {
         self.tree.end_snapshot();
     }
 }
+
+/// The nodes of a piece of a snapshot, each by itself.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn split_nodes(piece: &[u8]) -> Vec<Vec<u8>> {
+    image::read(piece)
+        .map(|image| {
+            let image = image.expect("what was written can be read");
+            let mut bytes = Vec::new();
+            image::append(&mut bytes, &image.node, &image.acl);
+            bytes
+        })
+        .collect()
+}

@@ -5,7 +5,7 @@
 //! Weights count twice, where they belong: in the draw, so that an idle service is used in
 //! proportion to them, and in the load, so that a busy one has requests in flight in proportion.
 
-use crate::balance::Slot;
+use crate::balance::slots::Slot;
 
 /// How the load of an endpoint is measured.
 #[derive(Debug)]

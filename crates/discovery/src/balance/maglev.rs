@@ -7,7 +7,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::balance::Slot;
+use crate::balance::slots::{Place, Slot, Slots};
 use crate::dice::{index_below, mix};
 use crate::endpoint::Endpoint;
 
@@ -18,7 +18,9 @@ const TABLE_SIZE: u64 = 65_537;
 /// The table.
 #[derive(Debug)]
 pub(crate) struct Maglev {
-    slots: Box<[Slot]>,
+    slots: Slots,
+    places: Box<[Place]>,
+    /// Positions in `places`.
     table: Box<[u16]>,
 }
 
@@ -28,15 +30,20 @@ const REHASHES: u64 = 16;
 const FREE: u16 = u16::MAX;
 
 impl Maglev {
-    /// The table for these endpoints; those beyond the 65535th get no place.
-    pub(crate) fn new(slots: Box<[Slot]>) -> Self {
-        let table = fill(&slots);
-        Self { slots, table }
+    /// The table for the endpoints at `places`, who sit in `slots`; those beyond the 65535th get no
+    /// place.
+    pub(crate) fn new(slots: Slots, places: Box<[Place]>) -> Self {
+        let table = fill(&slots, &places);
+        Self {
+            slots,
+            places,
+            table,
+        }
     }
 
     /// What it was made from.
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.slots
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.places
     }
 
     /// The key's endpoint among those that `usable` accepts. `None` does not mean that there is
@@ -44,13 +51,16 @@ impl Maglev {
     pub(crate) fn find(&self, key: u64, usable: impl Fn(&Endpoint) -> bool) -> Option<&Slot> {
         (0..REHASHES).find_map(|attempt| {
             let place = index_below(mix(key.wrapping_add(mix(attempt))), self.table.len());
-            let slot = &self.slots[usize::from(*self.table.get(place)?)];
+            let owner = usize::from(*self.table.get(place)?);
+            let slot = self.slots.get(self.places[owner].seat)?;
             usable(&slot.endpoint).then_some(slot)
         })
     }
 }
 
 struct Candidate {
+    /// Its position among all.
+    owner: u16,
     next: u64,
     skip: u64,
     /// Its weight relative to the highest, and the turns it is owed so far.
@@ -58,37 +68,35 @@ struct Candidate {
     owed: f64,
 }
 
-fn fill(slots: &[Slot]) -> Box<[u16]> {
-    let weight_max = slots.iter().map(|slot| slot.weight).max().unwrap_or(1) as f64;
-    let candidate = |slot: &Slot| {
+fn fill(slots: &Slots, places: &[Place]) -> Box<[u16]> {
+    let weight_max = places.iter().map(|place| place.weight).max().unwrap_or(1) as f64;
+    let candidate = |(owner, place): (u16, &Place)| {
+        let slot = slots.get(place.seat)?;
         let address = slot.endpoint.address().to_string();
         let name = address.as_bytes();
-        Candidate {
+        Some(Candidate {
+            owner,
             next: xxh3_64_with_seed(name, 0) % TABLE_SIZE,
             skip: xxh3_64_with_seed(name, 1) % (TABLE_SIZE - 1) + 1,
-            share: slot.weight as f64 / weight_max,
+            share: place.weight as f64 / weight_max,
             owed: 0.0,
-        }
+        })
     };
-    let mut candidates: Vec<Candidate> = slots
-        .iter()
-        .take(usize::from(FREE))
-        .map(candidate)
-        .collect();
+    let mut candidates: Vec<Candidate> = (0..FREE).zip(places).filter_map(candidate).collect();
     if candidates.is_empty() {
         return Box::default();
     }
     let mut table = vec![FREE; usize::try_from(TABLE_SIZE).expect("it is small")];
     let mut free = table.len();
     loop {
-        for (candidate, owner) in candidates.iter_mut().zip(0u16..) {
+        for candidate in &mut candidates {
             candidate.owed += candidate.share;
             if candidate.owed < 1.0 {
                 continue;
             }
             candidate.owed -= 1.0;
             let place = candidate.next_free(&table);
-            table[place] = owner;
+            table[place] = candidate.owner;
             free -= 1;
             if free == 0 {
                 return table.into();

@@ -10,15 +10,18 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::balance::Slot;
+use crate::balance::slots::{Place, Slot, Slots};
 use crate::dice::mix;
 use crate::endpoint::Endpoint;
 
 /// Points of all endpoints, sorted by place.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    slots: Box<[Slot]>,
+    slots: Slots,
+    /// What it was made from.
+    made_from: Box<[Place]>,
     places: Box<[u64]>,
+    /// Seats.
     owners: Box<[u32]>,
     /// For each of 2^n equal arcs of the circle the first point in it or after it.
     starts: Box<[u32]>,
@@ -42,27 +45,34 @@ const LOAD_FLOOR: f64 = 8.0;
 const WALK_MAX: usize = 1024;
 
 impl Ring {
-    pub(crate) fn new(slots: Box<[Slot]>) -> Self {
+    /// The ring of the endpoints at `made_from`, who sit in `slots`.
+    pub(crate) fn new(slots: Slots, made_from: Box<[Place]>) -> Self {
         let mut points: Vec<(u64, u32)> = Vec::new();
-        for (owner, (slot, count)) in slots.iter().zip(point_counts(&slots)).enumerate() {
-            let owner = u32::try_from(owner).expect("fewer than 2^32 endpoints");
+        // Owners by their position first: of points in one place the order is the same everywhere.
+        for (owner, (place, count)) in (0u32..).zip(made_from.iter().zip(point_counts(&made_from)))
+        {
+            let Some(slot) = slots.get(place.seat) else {
+                continue;
+            };
             let seed = xxh3_64(slot.endpoint.address().to_string().as_bytes());
             points.extend((0..count).map(|point| (mix(seed.wrapping_add(mix(point))), owner)));
         }
         points.sort_unstable();
         let starts = starts(&points);
-        let (places, owners): (Vec<u64>, Vec<u32>) = points.into_iter().unzip();
+        let seated = |(place, owner): (u64, u32)| (place, made_from[owner as usize].seat);
+        let (places, owners): (Vec<u64>, Vec<u32>) = points.into_iter().map(seated).unzip();
         Self {
             slots,
             places: places.into(),
             owners: owners.into(),
             starts,
+            made_from,
         }
     }
 
     /// What it was made from.
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.slots
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.made_from
     }
 
     /// The key's endpoint among those that `usable` accepts, whose weights sum up to
@@ -74,20 +84,15 @@ impl Ring {
         usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<&Slot> {
         let first = self.point_at(mix(key));
-        let in_flight = self
-            .slots
-            .first()?
-            .endpoint
-            .signal()
-            .bounded_in_flight
-            .load(Relaxed);
+        let anyone = self.slots.get(*self.owners.first()?)?;
+        let in_flight = anyone.endpoint.signal().bounded_in_flight.load(Relaxed);
         let load_total = LOAD_FACTOR * (in_flight + 1) as f64;
         let (before, after) = self.owners.split_at(first);
         let mut owners = after
             .iter()
             .chain(before)
             .take(WALK_MAX)
-            .map(|&owner| &self.slots[owner as usize]);
+            .filter_map(|&owner| self.slots.get(owner));
         let mut overloaded = None;
         let found = owners.find(|slot| {
             if !usable(&slot.endpoint) {
@@ -118,8 +123,8 @@ impl Ring {
 }
 
 /// How many points each gets. Nested: whoever gets more keeps those that it had.
-fn point_counts(slots: &[Slot]) -> impl Iterator<Item = u64> {
-    let mut weights: Vec<u64> = slots.iter().map(|slot| slot.weight).collect();
+fn point_counts(made_from: &[Place]) -> impl Iterator<Item = u64> {
+    let mut weights: Vec<u64> = made_from.iter().map(|place| place.weight).collect();
     let mean =
         weights.iter().map(|&weight| weight as f64).sum::<f64>() / weights.len().max(1) as f64;
     // The median hardly moves when somebody joins or leaves, so that the others' points stay.
@@ -129,10 +134,10 @@ fn point_counts(slots: &[Slot]) -> impl Iterator<Item = u64> {
         None => 1.0,
     };
     let usual = median.max(mean / SKEW_MAX);
-    let each = (POINTS_MAX / slots.len().max(1)).clamp(POINTS_MIN, POINTS_USUAL) as f64;
-    slots
+    let each = (POINTS_MAX / made_from.len().max(1)).clamp(POINTS_MIN, POINTS_USUAL) as f64;
+    made_from
         .iter()
-        .map(move |slot| points_for(slot.weight as f64 / usual * each))
+        .map(move |place| points_for(place.weight as f64 / usual * each))
 }
 
 #[expect(

@@ -66,6 +66,12 @@ fn round(weights: &[u64]) -> Box<[u32]> {
         class.left += 1;
     }
     let mut classes: Vec<Class> = classes.into_values().collect();
+    if let [class] = &mut *classes
+        && class.weight == 1
+    {
+        // The usual case, and a service may be large.
+        return class.queue.drain(..).collect();
+    }
     (0..total).map(|_| step(&mut classes, total)).collect()
 }
 

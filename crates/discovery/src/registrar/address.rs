@@ -25,7 +25,7 @@ pub enum InstanceAddressError {
     /// The host cannot be one.
     #[error("{0:?} is not a host: write a name, an IPv4 address or an IPv6 address in brackets")]
     Host(String),
-    /// It is 0.0.0.0 or [::], which can be listened on but not connected to.
+    /// It is `0.0.0.0` or `[::]`, which can be listened on but not connected to.
     #[error("{0} is not an address that others can connect to: name one of this machine's own")]
     Unspecified(IpAddr),
 }

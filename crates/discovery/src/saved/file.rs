@@ -115,7 +115,11 @@ pub(super) fn save(
         version: VERSION,
         service: service.into(),
         saved_at_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        instances: snapshot.instances.values().map(SavedInstance::of).collect(),
+        instances: snapshot
+            .instances
+            .values()
+            .map(|instance| SavedInstance::of(instance))
+            .collect(),
     };
     let bytes = serde_json::to_vec(&saved)?;
     let directory = path.parent().unwrap_or(Path::new("."));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::{Endpoint, flag};
-use crate::policy::HoldPolicy;
+use crate::endpoint::{Endpoint, Grade, flag};
+use crate::policy::{HoldPolicy, OutlierPolicy};
 use crate::snapshot::{Instance, InstanceState};
 use crate::updater::hold::{Contact, Hold};
 use crate::updater::outlier::Outlier;
@@ -17,6 +17,7 @@ use crate::view::{EndpointState, Member, Reason, Source};
 pub(crate) struct Entry {
     pub(crate) instance: Arc<Instance>,
     pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) seat: u32,
     pub(crate) quarantine: Quarantine,
     pub(crate) outlier: Outlier,
     pub(crate) stall: Stall,
@@ -33,18 +34,22 @@ pub(crate) struct Entry {
     tenths: u32,
     /// What the published view was made from.
     published: Option<(u32, u32)>,
-    /// What it shows, for as long as that is true.
-    member: Option<Member>,
 }
 
 /// A weight that is warm, in tenths.
 pub(crate) const WARM: u32 = 10;
 
 impl Entry {
-    pub(crate) fn new(instance: Arc<Instance>, endpoint: Arc<Endpoint>, now: Instant) -> Self {
+    pub(crate) fn new(
+        instance: Arc<Instance>,
+        endpoint: Arc<Endpoint>,
+        seat: u32,
+        now: Instant,
+    ) -> Self {
         Self {
             instance,
             endpoint,
+            seat,
             quarantine: Quarantine::default(),
             outlier: Outlier::default(),
             stall: Stall::default(),
@@ -57,14 +62,13 @@ impl Entry {
             warming_since: None,
             tenths: WARM,
             published: None,
-            member: None,
         }
     }
 
     /// Takes in what discovery says now.
     pub(crate) fn update(
         &mut self,
-        instance: &Instance,
+        instance: &Arc<Instance>,
         warm_up: Duration,
         now: Instant,
     ) -> Vec<Change> {
@@ -97,8 +101,8 @@ impl Entry {
                 self.released(released, warm_up, now);
             }
         }
-        if *before != *instance {
-            self.instance = Arc::new(instance.clone());
+        if before != *instance {
+            self.instance = Arc::clone(instance);
             self.published = None;
         }
         self.close(false);
@@ -250,15 +254,11 @@ impl Entry {
         self.published != Some((self.endpoint.flags(), self.tenths))
     }
 
-    /// What a view shows of it.
-    pub(crate) fn publish(&mut self) -> Member {
-        let shown = Some((self.endpoint.flags(), self.tenths));
-        if self.published == shown
-            && let Some(member) = &self.member
-        {
-            return member.clone();
-        }
-        self.published = shown;
+    /// What a view shows of it, with its grade as it is from now on.
+    pub(crate) fn publish(&mut self) -> (Member, Grade) {
+        // Read once, for requests may set a flag at any moment.
+        let flags = self.endpoint.flags();
+        self.published = Some((flags, self.tenths));
         let member = Member {
             endpoint: Arc::clone(&self.endpoint),
             instance: Arc::clone(&self.instance),
@@ -266,7 +266,22 @@ impl Entry {
             reasons: self.reasons().collect(),
             known_since: self.known_since,
         };
-        self.member.insert(member).clone()
+        (member, Grade::of(flags))
+    }
+
+    /// Whether the next tick may find something new about it, also when no request has touched it
+    /// since this one.
+    pub(crate) fn is_restless(&self, policy: &OutlierPolicy) -> bool {
+        self.endpoint.is_unfit()
+            || !self.endpoint.is_idle()
+            || self.is_draining()
+            || self.hold.is_some()
+            || self.warming_since.is_some()
+            || self.quarantine.is_on()
+            || self.stall.is_restless()
+            || self.outlier.is_restless()
+            || self.outlier.is_due(&self.endpoint, policy)
+            || self.is_news()
     }
 
     fn reasons(&self) -> impl Iterator<Item = Reason> {

@@ -4,16 +4,18 @@
 //! whatever id, as long as the address was named or held meanwhile, or left less than a second
 //! ago.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::endpoint::{Endpoint, Grade};
+use crate::shared_map::Difference;
 use crate::snapshot::{Instance, InstanceId, Snapshot};
 use crate::updater::entry::Entry;
 use crate::updater::hold::{Hold, WINDOW};
-use crate::updater::listing::Listing;
+use crate::updater::listing::Touched;
 use crate::updater::transition::{Change, Transition};
-use crate::updater::{Departed, Updater};
+use crate::updater::{Departed, MOVES_MAX, Move, Updater};
 
 /// How old new endpoints of a snapshot are.
 struct Ages {
@@ -58,25 +60,30 @@ impl Updater {
         let goes_on = self.contact.update(snapshot, now);
         self.revision = snapshot.revision;
         self.skipped = Arc::clone(&snapshot.skipped);
-        let listing = Listing::new(snapshot);
+        let before = std::mem::replace(&mut self.instances, snapshot.instances.clone());
+        let changes = before.changes(&snapshot.instances);
+        let touched = self.listing.take_in(&changes);
+        let ids = self.touched_ids(&changes, &touched);
         let ages = self.ages(snapshot, goes_on, now);
         let mut transitions = Vec::new();
         let Moves {
             superseded,
             renamed,
             missing,
-        } = self.moves(snapshot, &listing);
+        } = self.moves(snapshot, &ids);
         for (id, cause) in superseded {
             transitions.extend(self.leave(&id, &cause, false, now));
         }
         self.rename(renamed, &mut transitions, now);
-        for instance in self.update(snapshot, &listing, &mut transitions, now) {
-            let changes = self.join(instance, &ages, now).into_iter();
+        for instance in self.update(&touched, &mut transitions, now) {
+            let changes = self.join(&instance, &ages, now).into_iter();
             transitions.extend(changes.map(|change| change.of(&instance.id, now)));
         }
         let is_file = was_file || self.contact.is_file();
         self.judge(missing, is_file, snapshot, &mut transitions, now);
-        self.show_shadowed(&listing, &mut transitions, now);
+        if touched.is_shadow {
+            self.show_shadowed(&mut transitions, now);
+        }
         self.has_begun |= !self.entries.is_empty();
         self.is_dirty = true;
         transitions.extend(self.tick(now));
@@ -101,11 +108,39 @@ impl Updater {
         }
     }
 
+    /// Whose endpoints may be concerned. The others are named as before, or held as before.
+    fn touched_ids(
+        &self,
+        changes: &[Difference<'_, InstanceId, Arc<Instance>>],
+        touched: &Touched,
+    ) -> BTreeSet<InstanceId> {
+        let named = changes.iter().map(|change| change.key);
+        let addressed = touched
+            .addresses
+            .iter()
+            .filter_map(|address| self.addresses.get(address));
+        let held = self.held().map(|(id, _)| id);
+        let held = held.filter(|_| self.contact.is_file());
+        named.chain(addressed).chain(held).cloned().collect()
+    }
+
+    /// All that are held.
+    fn held(&self) -> impl Iterator<Item = (&InstanceId, &Hold)> {
+        // Whoever is held is restless.
+        self.restless.iter().filter_map(|id| {
+            let hold = self.entries.get(id)?.hold.as_ref()?;
+            Some((id, hold))
+        })
+    }
+
     /// What a snapshot does to the endpoints that there are.
-    fn moves(&self, snapshot: &Snapshot, listing: &Listing<'_>) -> Moves {
+    fn moves(&self, snapshot: &Snapshot, ids: &BTreeSet<InstanceId>) -> Moves {
         let mut moves = Moves::default();
-        for (id, entry) in &self.entries {
-            if let Some(instance) = listing.at(&entry.instance.address) {
+        for id in ids {
+            let Some(entry) = self.entries.get(id) else {
+                continue;
+            };
+            if let Some(instance) = self.listing.at(&entry.instance.address) {
                 if instance.id != *id {
                     moves.renamed.push((id.clone(), instance.id.clone()));
                 }
@@ -126,30 +161,32 @@ impl Updater {
     }
 
     /// Tells the endpoints that there are what the snapshot says about them; returns the instances
-    /// without one. Both lists are in the order of ids, so that one walk along both will do.
-    fn update<'s>(
+    /// without one. All in the order of ids.
+    fn update(
         &mut self,
-        snapshot: &'s Snapshot,
-        listing: &Listing<'_>,
+        touched: &Touched,
         transitions: &mut Vec<Transition>,
         now: Instant,
-    ) -> Vec<&'s Instance> {
-        let mut new = Vec::new();
-        let mut entries = self.entries.iter_mut().peekable();
-        for instance in snapshot.instances.values() {
-            if !listing.is_in(instance) {
-                continue;
-            }
-            while entries.next_if(|(id, _)| **id < instance.id).is_some() {}
-            match entries.next_if(|(id, _)| **id == instance.id) {
-                Some((id, entry)) => {
-                    let changes = entry.update(instance, self.policy.warm_up, now);
-                    transitions.extend(changes.into_iter().map(|change| change.of(id, now)));
-                }
-                None => new.push(instance),
-            }
-        }
-        new
+    ) -> Vec<Arc<Instance>> {
+        let addresses = touched.addresses.iter();
+        let mut stand: Vec<Arc<Instance>> = addresses
+            .filter_map(|address| self.listing.at(address).cloned())
+            .collect();
+        stand.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        stand.retain(|instance| {
+            let Some(entry) = self.entries.get_mut(&instance.id) else {
+                return true;
+            };
+            let changes = entry.update(instance, self.policy.warm_up, now);
+            transitions.extend(
+                changes
+                    .into_iter()
+                    .map(|change| change.of(&instance.id, now)),
+            );
+            self.restless.insert(instance.id.clone());
+            false
+        });
+        stand
     }
 
     /// Files endpoints under the ids that stand for their addresses now.
@@ -163,7 +200,9 @@ impl Updater {
         let taken: Vec<(InstanceId, InstanceId, Entry)> = renamed
             .into_iter()
             .filter_map(|(before, after)| {
-                let entry = self.entries.remove(&before)?;
+                let mut entry = self.entries.remove(&before)?;
+                entry.touch();
+                self.roll.remove(&before);
                 Some((before, after, entry))
             })
             .collect();
@@ -175,15 +214,21 @@ impl Updater {
                 let cause = format!("registered again, before as {before}; nothing reset");
                 transitions.push(Change::new("rejoined", cause).of(&after, now));
             }
+            self.restless.insert(after.clone());
             self.entries.insert(after, entry);
         }
     }
 
-    fn join(&mut self, instance: &Instance, ages: &Ages, now: Instant) -> Vec<Change> {
+    fn join(&mut self, instance: &Arc<Instance>, ages: &Ages, now: Instant) -> Vec<Change> {
         let drained = self.drained_since(&instance.id, instance.address);
         let departed = self.departed.remove(&instance.address);
-        let departed =
-            departed.filter(|departed| now.saturating_duration_since(departed.left) <= WINDOW);
+        let departed = departed.filter(|departed| {
+            let is_in_time = now.saturating_duration_since(departed.left) <= WINDOW;
+            if !is_in_time {
+                self.seats.release(departed.entry.seat);
+            }
+            is_in_time
+        });
         let (mut entry, changes) = match departed {
             Some(Departed { mut entry, .. }) => {
                 let mut changes = vec![Change::new(
@@ -195,9 +240,10 @@ impl Updater {
             }
             None => {
                 let signal = Arc::clone(&self.shared.signal);
-                let endpoint =
-                    Arc::new(Endpoint::new(instance.id.clone(), instance.address, signal));
-                let mut entry = Entry::new(Arc::new(instance.clone()), endpoint, now);
+                let (seat, mark) = self.seats.reserve();
+                let id = instance.id.clone();
+                let endpoint = Arc::new(Endpoint::new(id, instance.address, signal, mark));
+                let mut entry = Entry::new(Arc::clone(instance), endpoint, seat, now);
                 let age = ages.of(instance, self.has_begun);
                 if let Some(age) = age.filter(|age| *age < self.policy.warm_up) {
                     let since = now.checked_sub(age).unwrap_or(now);
@@ -277,25 +323,26 @@ impl Updater {
             .departed
             .values()
             .filter(|departed| departed.is_doubtful && is_recent(departed.left));
-        let held = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.hold.as_ref());
-        let removed =
-            missing.len() + left.count() + held.filter(|hold| is_recent(hold.since)).count();
+        let held = self.held().filter(|(_, hold)| is_recent(hold.since));
+        let removed = missing.len() + left.count() + held.count();
         // Those that can take the traffic, for the last of them must not go on the registry's word.
         let remaining = self.entries.iter().filter(|(id, entry)| {
             entry.hold.is_none()
                 && entry.endpoint.grade() == Grade::Fit
                 && missing.binary_search(id).is_err()
         });
-        let all = remaining.count() + removed;
-        (removed * 2 > all).then(|| format!("{removed} of {all} left within a second").into())
+        // Where as many remain it does not matter how many more there are.
+        let remaining = remaining.take(removed).count();
+        (removed > remaining).then(|| {
+            let all = remaining + removed;
+            format!("{removed} of {all} left within a second").into()
+        })
     }
 
     fn hold(&mut self, id: &InstanceId, cause: &Arc<str>, now: Instant) -> Option<Transition> {
         let entry = self.entries.get_mut(id)?;
         entry.begin_hold(Hold::new(cause, now));
+        self.restless.insert(id.clone());
         let cause = format!("{cause}; kept while it accepts connections");
         Some(Change::new("held", cause).of(id, now))
     }
@@ -333,8 +380,18 @@ impl Updater {
 
     fn put_in(&mut self, id: InstanceId, entry: Entry) {
         self.addresses.insert(entry.instance.address, id.clone());
+        self.seats.sit(entry.seat, &entry.endpoint);
+        self.restless.insert(id.clone());
+        self.remember(Move::Came(Arc::clone(&entry.endpoint)));
         self.entries.insert(id, entry);
+    }
+
+    fn remember(&mut self, event: Move) {
         self.membership += 1;
+        if self.moves.len() == MOVES_MAX {
+            self.moves.pop_front();
+        }
+        self.moves.push_back(event);
     }
 
     /// Takes an endpoint out: no new requests, running ones finish. `is_doubtful` if it may turn
@@ -349,7 +406,11 @@ impl Updater {
         let mut entry = self.entries.remove(id)?;
         let address = entry.instance.address;
         self.addresses.remove(&address);
-        self.membership += 1;
+        self.seats.stand(entry.seat);
+        self.roll.remove(id);
+        // If it comes back, all is to be shown.
+        entry.touch();
+        self.remember(Move::Went(entry.endpoint.key()));
         self.is_dirty = true;
         entry.hold = None;
         entry.close(true);
@@ -368,9 +429,9 @@ impl Updater {
     /// Drops the held ones against which there is evidence, and those whose time is over.
     pub(crate) fn end_holds(&mut self, now: Instant) -> Vec<Transition> {
         let over: Vec<(InstanceId, String)> = self
-            .entries
-            .iter()
-            .filter_map(|(id, entry)| {
+            .held()
+            .filter_map(|(id, _)| {
+                let entry = self.entries.get(id)?;
                 let cause = entry.hold_verdict(&self.policy.hold, &self.contact, now)?;
                 Some((id.clone(), cause))
             })
@@ -412,20 +473,16 @@ impl Updater {
         Some(since)
     }
 
-    fn show_shadowed(
-        &mut self,
-        listing: &Listing<'_>,
-        transitions: &mut Vec<Transition>,
-        now: Instant,
-    ) {
-        if *self.shadowed == *listing.shadowed {
-            return;
-        }
-        for shadowed in &*listing.shadowed {
+    fn show_shadowed(&mut self, transitions: &mut Vec<Transition>, now: Instant) {
+        let after = self.listing.shadowed();
+        for shadowed in &*after {
             let id = &shadowed.instance.id;
-            let is_known =
-                |other: &crate::view::Shadowed| other.instance.id == *id && other.by == shadowed.by;
-            if !self.shadowed.iter().any(is_known) {
+            // Both are in the order of ids.
+            let known = self
+                .shadowed
+                .binary_search_by(|other| other.instance.id.cmp(id));
+            let is_known = known.is_ok_and(|known| self.shadowed[known].by == shadowed.by);
+            if !is_known {
                 let cause = format!(
                     "{} is registered at the same address, and newer",
                     shadowed.by
@@ -433,6 +490,6 @@ impl Updater {
                 transitions.push(Change::new("shadowed", cause).of(id, now));
             }
         }
-        self.shadowed = Arc::clone(&listing.shadowed);
+        self.shadowed = after;
     }
 }

@@ -37,6 +37,11 @@ impl Outlier {
         self.ejection.is_some()
     }
 
+    /// Whether there is something that time, or a request, will change.
+    pub(crate) fn is_restless(&self) -> bool {
+        self.is_ejected() || self.on_probation || self.calm_since.is_some()
+    }
+
     /// Whether enough failed. One in quarantine is dealt with already, and comes back sooner.
     pub(crate) fn is_due(&self, endpoint: &Endpoint, policy: &OutlierPolicy) -> bool {
         policy.consecutive_failures > 0

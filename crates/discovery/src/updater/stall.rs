@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::{Endpoint, flag};
+use crate::endpoint::{Endpoint, EndpointKey, flag};
 use crate::policy::StallPolicy;
 use crate::updater::Change;
 use crate::view::{EndpointState, Reason, Source};
@@ -35,6 +35,11 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 impl Stall {
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled.is_some()
+    }
+
+    /// Whether time alone changes something.
+    pub(crate) fn is_restless(&self) -> bool {
+        self.is_stalled() || self.lifted.is_some()
     }
 
     /// Notices silence and its end. `peers_answered` is when any other endpoint last did.
@@ -110,37 +115,33 @@ impl Stall {
     }
 }
 
-/// When each endpoint's peers last answered, from the two latest answers of all.
+/// When each endpoint's peers last answered: the latest answer of all, and the latest of all others
+/// than that one.
 #[derive(Debug, Default)]
 pub(crate) struct LatestAnswers {
-    latest: u64,
+    latest: Option<(EndpointKey, u64)>,
     second: u64,
 }
 
 impl LatestAnswers {
-    pub(crate) fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
-        endpoints
-            .map(Endpoint::last_answer)
-            .fold(Self::default(), |so_far, answer| {
-                if answer > so_far.latest {
-                    Self {
-                        latest: answer,
-                        second: so_far.latest,
-                    }
-                } else {
-                    Self {
-                        second: so_far.second.max(answer),
-                        ..so_far
-                    }
-                }
-            })
+    /// Takes in when an endpoint last answered.
+    pub(crate) fn take_in(&mut self, endpoint: &Endpoint) {
+        let (key, answer) = (endpoint.key(), endpoint.last_answer());
+        match &mut self.latest {
+            Some((latest_key, latest)) if *latest_key == key => *latest = answer.max(*latest),
+            Some((_, latest)) if *latest >= answer => self.second = self.second.max(answer),
+            latest => {
+                self.second = latest.map_or(0, |(_, answer)| answer);
+                *latest = Some((key, answer));
+            }
+        }
     }
 
     pub(crate) fn by_others(&self, endpoint: &Endpoint) -> u64 {
-        if endpoint.last_answer() == self.latest {
-            self.second
-        } else {
-            self.latest
+        match self.latest {
+            Some((key, _)) if key == endpoint.key() => self.second,
+            Some((_, latest)) => latest,
+            None => 0,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Weights;
 use crate::layout::{Content, Description, Host, Vector, WEIGHT_MAX};
-use crate::snapshot::{Incarnation, Instance, InstanceId, InstanceState};
+use crate::snapshot::{Incarnation, Instance, InstanceId, InstanceState, Instances};
 
 /// How pressing a change is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -56,7 +56,7 @@ pub(super) struct Roster {
     unknown: HashSet<Arc<str>>,
     /// The nodes that claim an id, with their creation.
     claims: HashMap<InstanceId, Vec<(i64, Arc<str>)>>,
-    pub(super) instances: Arc<BTreeMap<InstanceId, Instance>>,
+    pub(super) instances: Instances,
     pub(super) skipped: Arc<BTreeMap<String, String>>,
     change: Change,
 }
@@ -71,7 +71,7 @@ impl Roster {
             names: HashMap::new(),
             unknown: HashSet::new(),
             claims: HashMap::new(),
-            instances: Arc::default(),
+            instances: Instances::default(),
             skipped: Arc::default(),
             change: Change::None,
         }
@@ -363,7 +363,7 @@ impl Roster {
         let instance = latest
             .and_then(|(_, node)| self.entries.get(node))
             .and_then(|entry| entry.instances.get(id));
-        let before = self.instances.get(id);
+        let before = self.instances.get(id).map(Arc::as_ref);
         if instance == before {
             return;
         }
@@ -376,11 +376,9 @@ impl Roster {
             (None, Some(_)) => Change::Additive,
             (Some(_), Some(_) | None) | (None, None) => Change::Urgent,
         });
-        let instance = instance.cloned();
-        let instances = Arc::make_mut(&mut self.instances);
-        match instance {
-            Some(instance) => drop(instances.insert(id.clone(), instance)),
-            None => drop(instances.remove(id)),
+        match instance.cloned() {
+            Some(instance) => drop(self.instances.insert(id.clone(), Arc::new(instance))),
+            None => drop(self.instances.remove(id)),
         }
     }
 

@@ -324,9 +324,9 @@ impl Task {
             status: self.status(),
             attachment: self.attachment(),
             instances: if is_current {
-                Arc::clone(&self.model.roster.instances)
+                self.model.roster.instances.clone()
             } else {
-                Arc::clone(&last.instances)
+                last.instances.clone()
             },
             skipped: Arc::clone(&self.model.roster.skipped),
         };

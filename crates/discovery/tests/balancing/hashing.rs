@@ -1,8 +1,9 @@
 //! Keys and their endpoints.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use livegate_discovery::{Balance, Outcome};
+use livegate_discovery::{Balance, Outcome, Policy};
 
 use crate::fixture::Service;
 
@@ -284,5 +285,35 @@ fn without_a_key_they_pick_at_random() {
             counts.len() == 4 && counts.values().all(|count| (850..1150).contains(count)),
             "{counts:?}"
         );
+    }
+}
+
+#[test]
+fn a_large_table_follows_who_left_at_once_and_who_came_soon() {
+    for balance in KEYED {
+        let names = names(1002);
+        let policy = Policy {
+            balance,
+            warm_up: Duration::ZERO,
+            ..Policy::default()
+        };
+        let mut service = Service::with_policy(policy, &of_weight(&names[..1000], 50));
+        service.wait(Duration::from_secs(60));
+        // After a quiet time it is made anew at once.
+        let has = |service: &Service, name: &String| owners(service).contains(name);
+        service.list(&of_weight(&names[..1001], 50));
+        assert!(has(&service, &names[1000]), "{balance}");
+        // Then these wait for each other, but for those that left.
+        service.list(&of_weight(&names[1..], 50));
+        assert!(!has(&service, &names[0]), "{balance}");
+        assert!(!has(&service, &names[1001]), "{balance}");
+        service.wait(Duration::from_millis(20));
+        assert!(!has(&service, &names[1001]), "{balance}");
+        service.wait(Duration::from_millis(40));
+        assert!(has(&service, &names[1001]), "{balance}");
+        // What comes of it is what another gateway has that knew no other list.
+        let other = Service::new(balance, &of_weight(&names[1..], 50));
+        service.wait(Duration::from_secs(60));
+        assert_eq!(owners(&service), owners(&other), "{balance}");
     }
 }

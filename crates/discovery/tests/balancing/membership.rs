@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use livegate_discovery::{
-    Balance, EndpointState, Incarnation, Instance, InstanceId, InstanceState, Outcome,
+    Balance, EndpointState, Incarnation, Instance, InstanceId, InstanceState, Move, Outcome,
 };
 
 use crate::fixture::{Service, answered, instance, kinds};
@@ -195,4 +195,41 @@ fn reasons_say_since_when() {
         ]
     );
     assert_eq!(member.state(), EndpointState::Draining);
+}
+
+#[test]
+fn who_came_and_went_is_remembered_for_a_while() {
+    let mut service = Service::new(Balance::RoundRobin, &[("a", 1), ("b", 1)]);
+    let before = service.updater.membership();
+    assert_eq!(service.updater.moves_since(before).unwrap().count(), 0);
+    let gone = service.endpoint("a").key();
+    service.list(&[("b", 1), ("c", 1)]);
+    let moves: Vec<Move> = service
+        .updater
+        .moves_since(before)
+        .unwrap()
+        .cloned()
+        .collect();
+    let came = service.endpoint("c").key();
+    let came = moves
+        .iter()
+        .filter(|event| matches!(event, Move::Came(endpoint) if endpoint.key() == came));
+    assert_eq!(came.count(), 1);
+    let went = moves
+        .iter()
+        .filter(|event| matches!(event, Move::Went(key) if *key == gone));
+    assert_eq!(went.count(), 1);
+    assert_eq!(moves.len(), 2);
+    assert!(service.updater.moves_since(before + 3).is_none(), "not yet");
+    for round in 0..600 {
+        let name = format!("new-{round}");
+        service.list(&[("b", 1), ("c", 1), (&name, 1)]);
+        service.list(&[("b", 1), ("c", 1)]);
+    }
+    assert!(
+        service.updater.moves_since(before).is_none(),
+        "too long ago"
+    );
+    let last = service.updater.membership() - 1;
+    assert_eq!(service.updater.moves_since(last).unwrap().count(), 1);
 }

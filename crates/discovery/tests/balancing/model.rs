@@ -302,7 +302,7 @@ impl World {
             assert_eq!(fit.contains(address), is_usable, "{address} is named");
         }
         let view = self.balancer.view();
-        for member in view.members() {
+        for member in view.members().iter() {
             let address = member.instance.address;
             if self.named.contains(&address) {
                 continue;

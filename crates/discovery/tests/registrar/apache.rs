@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use livegate_zk::client::{Client, ConnectOptions};
+use livegate_zk::client::ConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -118,16 +118,6 @@ impl Apache {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Options to connect to it, with the shortest waits.
-    pub(crate) fn options(&self) -> ConnectOptions {
-        options(&self.address.to_string())
-    }
-
-    /// A client of it.
-    pub(crate) async fn client(&self) -> Client {
-        Client::connect(self.options()).await.unwrap()
     }
 
     /// The answer to a four-letter word. A server that is just starting may take the question and never

@@ -10,8 +10,20 @@ use livegate_zk::proto::create_mode::CreateMode;
 
 use crate::forwarder::{Forwarder, Mode};
 use crate::registry::{
-    PATH, Registry, TICK, content, registered, short_lived, stat, until, until_state, within,
+    Kind, PATH, Registry, TICK, content, on_both, registered, short_lived, stat, until,
+    until_state, within,
 };
+
+on_both! {
+    without_gateways_it_is_over_soon
+    every_gateway_is_waited_for
+    a_gateway_that_dies_meanwhile_is_not_waited_for
+    a_gateway_that_never_answers_is_waited_for_until_the_timeout
+    removal_cuts_a_drain_short
+    a_new_session_of_a_gateway_announces_and_acknowledges_again
+    the_drain_of_an_earlier_incarnation_does_not_count
+    drains_that_nobody_finishes_are_cleaned_up
+}
 
 const LONG: Duration = Duration::from_secs(45);
 
@@ -61,9 +73,8 @@ async fn assert_nothing_left(client: &Client) {
     .await;
 }
 
-#[tokio::test]
-async fn without_gateways_it_is_over_soon() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn without_gateways_it_is_over_soon(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -94,9 +105,8 @@ async fn without_gateways_it_is_over_soon() {
     assert_nothing_left(&looker).await;
 }
 
-#[tokio::test]
-async fn every_gateway_is_waited_for() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn every_gateway_is_waited_for(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -140,9 +150,8 @@ async fn every_gateway_is_waited_for() {
         .unwrap();
 }
 
-#[tokio::test]
-async fn a_gateway_that_dies_meanwhile_is_not_waited_for() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_gateway_that_dies_meanwhile_is_not_waited_for(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -161,9 +170,8 @@ async fn a_gateway_that_dies_meanwhile_is_not_waited_for() {
     assert_nothing_left(&client).await;
 }
 
-#[tokio::test]
-async fn a_gateway_that_never_answers_is_waited_for_until_the_timeout() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_gateway_that_never_answers_is_waited_for_until_the_timeout(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -178,9 +186,8 @@ async fn a_gateway_that_never_answers_is_waited_for_until_the_timeout() {
     assert_nothing_left(&client).await;
 }
 
-#[tokio::test]
-async fn removal_cuts_a_drain_short() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn removal_cuts_a_drain_short(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -198,9 +205,8 @@ async fn removal_cuts_a_drain_short() {
     assert_nothing_left(&client).await;
 }
 
-#[tokio::test]
-async fn a_new_session_of_a_gateway_announces_and_acknowledges_again() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_new_session_of_a_gateway_announces_and_acknowledges_again(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -241,9 +247,8 @@ async fn a_new_session_of_a_gateway_announces_and_acknowledges_again() {
     drop(task);
 }
 
-#[tokio::test]
-async fn the_drain_of_an_earlier_incarnation_does_not_count() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn the_drain_of_an_earlier_incarnation_does_not_count(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -280,9 +285,8 @@ async fn the_drain_of_an_earlier_incarnation_does_not_count() {
     assert_nothing_left(&client).await;
 }
 
-#[tokio::test]
-async fn drains_that_nobody_finishes_are_cleaned_up() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn drains_that_nobody_finishes_are_cleaned_up(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;

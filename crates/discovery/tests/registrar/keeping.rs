@@ -10,17 +10,30 @@ use livegate_zk::proto::create_mode::CreateMode;
 use crate::apache::options;
 use crate::forwarder::{Forwarder, Mode};
 use crate::registry::{
-    PATH, Registry, TICK, content, registered, registrar, short_lived, stat, until, until_state,
-    within,
+    Kind, PATH, Registry, TICK, content, on_both, registered, registrar, short_lived, stat, until,
+    until_state, within,
 };
+
+on_both! {
+    an_instance_is_registered_changed_withdrawn_and_removed
+    the_parents_are_containers_and_plain_is_plain
+    a_node_that_a_dead_process_left_behind_is_replaced
+    a_session_that_ends_is_followed_by_a_new_registration
+    a_node_that_somebody_deletes_comes_back
+    a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into
+    a_create_whose_reply_is_lost_makes_one_node
+    a_replacement_whose_reply_is_lost_makes_one_node
+    what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back
+    of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after_it
+    a_superseded_registrar_leaves_without_a_drain
+}
 
 fn is_registered(state: &RegistrarState) -> bool {
     matches!(state, RegistrarState::Registered { .. })
 }
 
-#[tokio::test]
-async fn an_instance_is_registered_changed_withdrawn_and_removed() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn an_instance_is_registered_changed_withdrawn_and_removed(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -69,9 +82,8 @@ async fn an_instance_is_registered_changed_withdrawn_and_removed() {
     assert!(matches!(registration.state(), RegistrarState::Gone(_)));
 }
 
-#[tokio::test]
-async fn the_parents_are_containers_and_plain_is_plain() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn the_parents_are_containers_and_plain_is_plain(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -87,9 +99,8 @@ async fn the_parents_are_containers_and_plain_is_plain() {
     .await;
 }
 
-#[tokio::test]
-async fn a_node_that_a_dead_process_left_behind_is_replaced() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_node_that_a_dead_process_left_behind_is_replaced(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -118,9 +129,8 @@ async fn a_node_that_a_dead_process_left_behind_is_replaced() {
     assert_eq!(stat(&client).await.unwrap().czxid, new.czxid);
 }
 
-#[tokio::test]
-async fn a_session_that_ends_is_followed_by_a_new_registration() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_session_that_ends_is_followed_by_a_new_registration(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let looker = registry.client().await;
@@ -151,9 +161,8 @@ async fn a_session_that_ends_is_followed_by_a_new_registration() {
     assert_eq!(second.ephemeral_owner, client.state().session_id);
 }
 
-#[tokio::test]
-async fn a_node_that_somebody_deletes_comes_back() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_node_that_somebody_deletes_comes_back(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let client = registry.client().await;
@@ -179,9 +188,8 @@ async fn a_node_that_somebody_deletes_comes_back() {
     .await;
 }
 
-#[tokio::test]
-async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into() {
-    let Some(mut registry) = Registry::start(Duration::from_millis(1500)).await else {
+async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into(kind: Kind) {
+    let Some(mut registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
     let client = registry.client().await;
@@ -207,8 +215,8 @@ async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into() {
 
 /// Registers through a connection that is lost after the node was written and before anybody heard of
 /// it; what a dead process left there, if anything.
-async fn register_without_a_reply(stale: Option<&[u8]>) {
-    let Some(registry) = Registry::start(Duration::from_millis(1500)).await else {
+async fn register_without_a_reply(kind: Kind, stale: Option<&[u8]>) {
+    let Some(registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
     let looker = registry.client().await;
@@ -255,19 +263,16 @@ async fn register_without_a_reply(stale: Option<&[u8]>) {
     assert_eq!(children, ["10.0.0.3:8080"]);
 }
 
-#[tokio::test]
-async fn a_create_whose_reply_is_lost_makes_one_node() {
-    register_without_a_reply(None).await;
+async fn a_create_whose_reply_is_lost_makes_one_node(kind: Kind) {
+    register_without_a_reply(kind, None).await;
 }
 
-#[tokio::test]
-async fn a_replacement_whose_reply_is_lost_makes_one_node() {
-    register_without_a_reply(Some(b"stale")).await;
+async fn a_replacement_whose_reply_is_lost_makes_one_node(kind: Kind) {
+    register_without_a_reply(kind, Some(b"stale")).await;
 }
 
-#[tokio::test]
-async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back() {
-    let Some(registry) = Registry::start(Duration::from_millis(1500)).await else {
+async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back(kind: Kind) {
+    let Some(registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
     let looker = registry.client().await;
@@ -287,9 +292,8 @@ async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back() {
     assert_eq!(stat(&looker).await, None);
 }
 
-#[tokio::test]
-async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after_it() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after_it(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let (old, new) = (registry.client().await, registry.client().await);
@@ -330,9 +334,8 @@ async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after
     );
 }
 
-#[tokio::test]
-async fn a_superseded_registrar_leaves_without_a_drain() {
-    let Some(registry) = Registry::start(TICK).await else {
+async fn a_superseded_registrar_leaves_without_a_drain(kind: Kind) {
+    let Some(registry) = Registry::start(kind, TICK).await else {
         return;
     };
     let (old, new) = (registry.client().await, registry.client().await);

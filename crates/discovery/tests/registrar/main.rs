@@ -5,6 +5,8 @@ mod apache;
 #[cfg(test)]
 mod draining;
 #[cfg(test)]
+mod embedded;
+#[cfg(test)]
 mod forwarder;
 #[cfg(test)]
 mod keeping;

@@ -10,8 +10,8 @@ use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use tokio::sync::watch;
 
-/// A registry under a test's control. Tests are written against this, so that each can be run on Apache
-/// ZooKeeper and on any other server.
+/// A registry under a test's control. Tests are written against this, so that each is run on Apache
+/// ZooKeeper and on the embedded one.
 pub(crate) trait Backend {
     /// Where it listens, also after a restart.
     fn address(&self) -> SocketAddr;
@@ -30,6 +30,25 @@ pub(crate) trait Backend {
         connect(self.address()).await
     }
 }
+
+/// Tests that take an empty [`Backend`], for every server there is.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod apache {
+            $(#[tokio::test] async fn $test() {
+                if let Some(server) = crate::apache::Apache::start().await {
+                    super::$test(server).await;
+                }
+            })*
+        }
+        mod embedded {
+            $(#[tokio::test] async fn $test() {
+                super::$test(crate::embedded::Embedded::start()).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
 
 pub(crate) async fn connect(address: SocketAddr) -> Client {
     Client::connect(options(address)).await.unwrap()

@@ -7,19 +7,19 @@ use livegate_zk::client::Op;
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 
-use crate::apache::Apache;
-use crate::backend::{Backend, create, create_all, discovery, ensure, ids, until};
+use crate::backend::{Backend, create, create_all, discovery, ensure, ids, on_both, until};
 
-#[tokio::test]
-async fn changes() {
-    if let Some(server) = Apache::start().await {
-        a_service_that_is_not_there_yet(&server).await;
-        a_parent_that_is_reaped_and_made_again(&server).await;
-        data_that_is_set(&server).await;
-        weights_that_are_configured(&server).await;
-        additions_come_together_and_removals_at_once(&server).await;
-        a_watch_that_is_dropped_is_removed(&server).await;
-    }
+on_both! {
+    changes
+}
+
+async fn changes(server: impl Backend) {
+    a_service_that_is_not_there_yet(&server).await;
+    a_parent_that_is_reaped_and_made_again(&server).await;
+    data_that_is_set(&server).await;
+    weights_that_are_configured(&server).await;
+    additions_come_together_and_removals_at_once(&server).await;
+    a_watch_that_is_dropped_is_removed(&server).await;
 }
 
 async fn a_service_that_is_not_there_yet(server: &impl Backend) {

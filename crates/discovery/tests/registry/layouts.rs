@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use livegate_discovery::layout::Layout;
 use livegate_discovery::{InstanceState, ServiceOptions, Status};
 
-use crate::apache::Apache;
-use crate::backend::{Backend, create, discovery, ensure, ids, until};
+use crate::backend::{Backend, create, discovery, ensure, ids, on_both, until};
+
+on_both! {
+    layouts
+}
 
 /// A layout, a path below its service, data, and the instance that it is: id and address.
 type Case = (
@@ -90,16 +93,13 @@ const CASES: [Case; 10] = [
     ),
 ];
 
-#[tokio::test]
-async fn layouts() {
-    if let Some(server) = Apache::start().await {
-        alone(&server).await;
-        mixed_with_bad_nodes(&server).await;
-        lists_in_the_service_node(&server).await;
-        vectors_give_weights(&server).await;
-        names_are_looked_up(&server).await;
-        services_below_a_root(&server).await;
-    }
+async fn layouts(server: impl Backend) {
+    alone(&server).await;
+    mixed_with_bad_nodes(&server).await;
+    lists_in_the_service_node(&server).await;
+    vectors_give_weights(&server).await;
+    names_are_looked_up(&server).await;
+    services_below_a_root(&server).await;
 }
 
 async fn alone(server: &impl Backend) {

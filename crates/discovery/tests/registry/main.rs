@@ -7,6 +7,8 @@ mod backend;
 #[cfg(test)]
 mod changes;
 #[cfg(test)]
+mod embedded;
+#[cfg(test)]
 mod forwarder;
 #[cfg(test)]
 mod layouts;

@@ -14,23 +14,25 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::apache::Apache;
-use crate::backend::{Backend, connect, create, create_all, discovery, ensure, ids, until};
+use crate::backend::{
+    Backend, connect, create, create_all, discovery, ensure, ids, on_both, until,
+};
 use crate::forwarder::{Forwarder, Mode};
+
+on_both! {
+    outages
+}
 
 const INSTANCES: usize = 200;
 
-#[tokio::test]
-async fn outages() {
-    if let Some(mut server) = Apache::start().await {
-        a_server_that_is_killed_and_started_again(&mut server).await;
-        a_connection_that_is_cut(&server).await;
-        a_connection_that_is_cut_again_and_again(&server).await;
-        a_session_that_is_over(&server).await;
-        a_list_that_was_saved(&server).await;
-        a_client_that_is_closed(&server).await;
-        a_server_that_lost_everything(&mut server).await;
-    }
+async fn outages(mut server: impl Backend) {
+    a_server_that_is_killed_and_started_again(&mut server).await;
+    a_connection_that_is_cut(&server).await;
+    a_connection_that_is_cut_again_and_again(&server).await;
+    a_session_that_is_over(&server).await;
+    a_list_that_was_saved(&server).await;
+    a_client_that_is_closed(&server).await;
+    a_server_that_lost_everything(&mut server).await;
 }
 
 fn path(service: &str, number: usize) -> String {

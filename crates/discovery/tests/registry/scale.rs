@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use livegate_discovery::{ServiceOptions, Status};
 
-use crate::apache::Apache;
-use crate::backend::{Backend, create, create_all, discovery, ensure, until};
+use crate::backend::{Backend, create, create_all, discovery, ensure, on_both, until};
 
 const INSTANCES: usize = 2000;
 const CHANGES: usize = 200;
@@ -14,11 +13,11 @@ fn path(number: usize) -> String {
     format!("/scale/10.0.{}.{}:80", number / 250, number % 250)
 }
 
-#[tokio::test]
-async fn two_thousand_instances() {
-    let Some(server) = Apache::start().await else {
-        return;
-    };
+on_both! {
+    two_thousand_instances
+}
+
+async fn two_thousand_instances(server: impl Backend) {
     let client = server.client().await;
     let writer = server.client().await;
     ensure(&writer, "/scale").await;

@@ -157,7 +157,7 @@ fn endpoints(page: &mut Page, clusters: &[Arc<Cluster>]) {
             .iter()
             .map(|state| (state.public_name(), 0));
         let mut counts: BTreeMap<&str, u64> = states.collect();
-        for member in cluster.balancer.view().members() {
+        for member in cluster.balancer.view().members().iter() {
             *counts.entry(member.state().public_name()).or_default() += 1;
         }
         for (state, count) in counts {

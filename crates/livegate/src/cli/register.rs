@@ -5,9 +5,9 @@
 //! command dies by itself there is nothing to drain, and the registration goes at once. The registry being
 //! away never stops the command, and never keeps it from stopping.
 
-mod bound;
+pub(super) mod bound;
 mod check;
-mod child;
+pub(super) mod child;
 mod life;
 
 use std::ffi::OsString;

@@ -1,10 +1,11 @@
 //! Regular checks of all endpoints of a service: when to ask whom, and what the answers mean.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use livegate_discovery::{Endpoint, EndpointKey, Health};
+use livegate_discovery::{Endpoint, EndpointKey, Health, Move};
 
 use crate::config::{HealthCheckConfig, HealthCheckKind, StatusRange};
 use crate::health::probe::{Finding, Question};
@@ -30,6 +31,19 @@ struct Check {
     is_urgent: bool,
     failures: u32,
     successes: u32,
+}
+
+impl Check {
+    fn new(endpoint: &Arc<Endpoint>, due: Instant) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            due,
+            is_running: false,
+            is_urgent: false,
+            failures: 0,
+            successes: 0,
+        }
+    }
 }
 
 /// A probe to be run now.
@@ -68,17 +82,36 @@ impl Checks {
         let mut before = std::mem::take(&mut self.checks);
         let mut spread = Spread::new(&self.config, now);
         for endpoint in endpoints {
-            let check = before.remove(&endpoint.key()).unwrap_or_else(|| Check {
-                endpoint: Arc::clone(endpoint),
-                due: spread.next(),
-                is_running: false,
-                is_urgent: false,
-                failures: 0,
-                successes: 0,
-            });
+            let check = before
+                .remove(&endpoint.key())
+                .unwrap_or_else(|| Check::new(endpoint, spread.next()));
             self.checks.insert(endpoint.key(), check);
         }
         self.queue_all();
+    }
+
+    /// The same, from what changed since the last time.
+    pub fn follow<'a>(&mut self, moves: impl Iterator<Item = &'a Move>, now: Instant) {
+        let mut spread = Spread::new(&self.config, now);
+        // Who went and is back has been there all the time.
+        let last: BTreeMap<EndpointKey, Option<&Arc<Endpoint>>> = moves
+            .map(|last| match last {
+                Move::Came(endpoint) => (endpoint.key(), Some(endpoint)),
+                Move::Went(key) => (*key, None),
+            })
+            .collect();
+        for (key, endpoint) in last {
+            match (self.checks.entry(key), endpoint) {
+                (Entry::Vacant(place), Some(endpoint)) => {
+                    let check = place.insert(Check::new(endpoint, spread.next()));
+                    self.queue.insert((check.due, key));
+                }
+                (Entry::Occupied(place), None) => {
+                    self.queue.remove(&(place.remove().due, key));
+                }
+                (Entry::Vacant(_), None) | (Entry::Occupied(_), Some(_)) => {}
+            }
+        }
     }
 
     /// Takes in a changed configuration. What is known stays; all are asked anew if the question
@@ -314,6 +347,33 @@ mod tests {
         );
         assert!(checks.take_due(next - Duration::from_nanos(1)).is_empty());
         assert_eq!(checks.take_due(next).len(), 1, "they fall out of step");
+    }
+
+    #[test]
+    fn who_comes_is_checked_at_once_and_who_went_no_more() {
+        let (mut checks, endpoints) = (Checks::new(config(HealthCheckKind::Tcp), 1), endpoints(3));
+        let start = Instant::now();
+        checks.watch(endpoints[..2].iter(), start);
+        let at = start + SECOND / 100;
+        assert_eq!(checks.take_due(at).len(), 2);
+        let keys: Vec<EndpointKey> = endpoints.iter().map(|endpoint| endpoint.key()).collect();
+        assert!(checks.record(keys[1], 0, &Finding::Connected, at).is_some());
+        let moves = [
+            Move::Went(keys[0]),
+            Move::Went(keys[1]),
+            Move::Came(Arc::clone(&endpoints[2])),
+        ];
+        checks.follow(moves.iter(), at);
+        assert_eq!(checks.next_due(), Some(at));
+        let due = checks.take_due(at);
+        assert_eq!(due.len(), 1);
+        assert_eq!(due[0].endpoint.key(), keys[2]);
+        assert!(checks.record(keys[0], 0, &Finding::Connected, at).is_none());
+        assert_eq!(checks.next_due(), None, "the one that is left is running");
+        // Back before anybody noticed: its check goes on.
+        let moves = [Move::Went(keys[2]), Move::Came(Arc::clone(&endpoints[2]))];
+        checks.follow(moves.iter(), at);
+        assert!(checks.take_due(at).is_empty());
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl Registry {
     }
 
     fn gateway(&self, lines: &str) -> Gateway {
-        Setup::registered(self.server.address(), lines).start()
+        let hosts = format!("hosts = \"{}\"", self.server.address());
+        let setup = Setup::default().registry("mode = \"external\"");
+        setup.registry(&hosts).registry(lines).start()
     }
 }
 

@@ -8,6 +8,7 @@
 mod admin_commands;
 mod conformance;
 mod crowd;
+mod demo;
 mod discovery;
 mod endpoints;
 mod harness;

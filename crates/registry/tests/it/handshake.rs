@@ -17,19 +17,19 @@ use crate::raw::{Arrival, Connection, Greeting};
 /// A server that has not answered by then does not.
 const SILENCE: Duration = Duration::from_secs(2);
 
-fn encoded(value: &impl Encode) -> Vec<u8> {
+pub(crate) fn encoded(value: &impl Encode) -> Vec<u8> {
     let mut encoder = Encoder::default();
     encoder.write(value);
     encoder.into_bytes()
 }
 
-fn framed(body: &impl Encode) -> Vec<u8> {
+pub(crate) fn framed(body: &impl Encode) -> Vec<u8> {
     let mut bytes = Vec::new();
     append_frame(&mut bytes, body, &());
     bytes
 }
 
-const NEW: ConnectRequest<'static> = ConnectRequest {
+pub(crate) const NEW: ConnectRequest<'static> = ConnectRequest {
     protocol_version: 0,
     last_zxid_seen: 0,
     timeout_ms: 10_000,
@@ -156,7 +156,7 @@ fn handshakes_are_answered_as_apache_zookeeper_answers_them() {
 }
 
 /// A session on a connection of its own.
-fn session(address: SocketAddr, timeout_ms: i32) -> (Connection, i64, Vec<u8>) {
+pub(crate) fn session(address: SocketAddr, timeout_ms: i32) -> (Connection, i64, Vec<u8>) {
     let mut connection = Connection::open(address);
     match connection.greet(&ConnectRequest { timeout_ms, ..NEW }) {
         Greeting::Answer {
@@ -169,7 +169,7 @@ fn session(address: SocketAddr, timeout_ms: i32) -> (Connection, i64, Vec<u8>) {
 }
 
 /// The reply to a request that must succeed; its zxid and body.
-fn asked(
+pub(crate) fn asked(
     connection: &mut Connection,
     xid: i32,
     op_code: OpCode,

@@ -243,10 +243,16 @@ impl WatchTable {
             path: self.chroot.to_client(path).to_owned(),
             zxid,
         };
-        self.fire(path, &event);
         if kind == EventKind::ChildrenChanged {
+            // From 3.9 on a server says so beside a recursive watch when a weaker one was set before it; here it
+            // has been derived already.
+            let is_derived = |entry: &Entry| entry.armed.tells_children;
+            if !self.entries.get(path).is_some_and(is_derived) {
+                self.fire(path, &event);
+            }
             return;
         }
+        self.fire(path, &event);
         if self.recursive > 0 {
             for ancestor in path::with_ancestors(path).skip(1) {
                 for stream in self

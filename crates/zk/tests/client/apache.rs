@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use livegate_zk::client::{Client, ConnectOptions};
+use livegate_zk::client::ConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -107,24 +107,9 @@ impl Apache {
         self.address
     }
 
-    /// Options to connect to it, with the shortest waits.
-    pub(crate) fn options(&self) -> ConnectOptions {
-        options(&self.address.to_string())
-    }
-
-    /// A client of it.
-    pub(crate) async fn client(&self) -> Client {
-        Client::connect(self.options()).await.unwrap()
-    }
-
     /// The answer to a four-letter word.
     pub(crate) async fn ask(&self, word: &str) -> std::io::Result<String> {
         ask(self.address, word).await
-    }
-
-    /// How many watches the server holds: one for each path, connection and table (data, children).
-    pub(crate) async fn watches(&self) -> usize {
-        watches(self.address).await
     }
 }
 

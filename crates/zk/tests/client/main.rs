@@ -1,8 +1,10 @@
-//! The client against Apache ZooKeeper, against a server that misbehaves on demand, and against bytes that
+//! The client against Apache ZooKeeper and the embedded registry, against a server that misbehaves on demand, and against bytes that
 //! are no protocol at all.
 
 #[cfg(test)]
 mod apache;
+#[cfg(test)]
+mod embedded;
 #[cfg(test)]
 mod ensemble;
 #[cfg(test)]
@@ -23,6 +25,8 @@ mod protocol;
 mod quorum;
 #[cfg(test)]
 mod scale;
+#[cfg(test)]
+mod server;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Every operation, against Apache ZooKeeper.
+//! Every operation, against Apache ZooKeeper and the embedded registry.
 
 use std::time::Duration;
 
@@ -11,7 +11,11 @@ use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::error_code::ErrorCode;
 use tokio::task::JoinSet;
 
-use crate::apache::Apache;
+use crate::server::{Kind, Server, on_both};
+
+on_both! {
+    nodes
+}
 
 const TICK: Duration = Duration::from_millis(1500);
 
@@ -22,9 +26,8 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorCode {
     }
 }
 
-#[tokio::test]
-async fn nodes() {
-    let Some(server) = Apache::start(TICK).await else {
+async fn nodes(kind: Kind) {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
     let client = server.client().await;
@@ -200,7 +203,7 @@ async fn reading_and_writing(client: &Client) {
     );
 }
 
-async fn access_control(server: &Apache, client: &Client) {
+async fn access_control(server: &Server, client: &Client) {
     let address = Identity {
         scheme: "ip".to_owned(),
         user: "127.0.0.1".to_owned(),
@@ -367,7 +370,7 @@ async fn several_at_once(client: &Client) {
     );
 }
 
-async fn below_a_chroot(server: &Apache, outside: &Client) {
+async fn below_a_chroot(server: &Server, outside: &Client) {
     let connect_string = format!("{}/a/root", server.address());
     let options = ConnectOptions {
         operation_timeout: Duration::from_secs(30),
@@ -451,7 +454,7 @@ async fn in_order(client: &Client) {
     }
 }
 
-async fn limits(server: &Apache) {
+async fn limits(server: &Server) {
     let mut options = server.options();
     options.reply_bytes_max = 100_000;
     let client = Client::connect(options).await.unwrap();

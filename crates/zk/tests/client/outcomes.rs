@@ -8,9 +8,14 @@ use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use tokio::task::JoinSet;
 
-use crate::apache::{Apache, options};
+use crate::apache::options;
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
+use crate::server::{Kind, Server, on_both};
+
+on_both! {
+    acknowledged_writes_are_there_and_writes_not_applied_are_not
+}
 
 /// Creates nodes until told to stop; what became of each.
 async fn create_many(
@@ -30,9 +35,8 @@ async fn create_many(
     outcomes
 }
 
-#[tokio::test]
-async fn acknowledged_writes_are_there_and_writes_not_applied_are_not() {
-    let Some(mut server) = Apache::start(Duration::from_millis(1500)).await else {
+async fn acknowledged_writes_are_there_and_writes_not_applied_are_not(kind: Kind) {
+    let Some(mut server) = Server::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
     let direct = server.client().await;

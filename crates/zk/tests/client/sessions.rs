@@ -1,4 +1,4 @@
-//! Lost connections, lost servers and lost sessions, against Apache ZooKeeper.
+//! Lost connections, lost servers and lost sessions, against Apache ZooKeeper and the embedded registry.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,10 +18,19 @@ use livegate_zk::proto::watch::{AddWatchMode, EventKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::apache::{Apache, options};
+use crate::apache::options;
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
+use crate::server::{Kind, Server, on_both};
 use crate::watches::{create, event, fired};
+
+on_both! {
+    a_restarted_server_finds_session_watches_and_identities_in_place
+    another_server_takes_the_session_over
+    a_session_that_is_away_too_long_is_replaced
+    a_session_that_the_server_ends_is_replaced
+    a_server_that_lost_its_data_gets_a_new_session
+}
 
 /// Sessions of up to 30 s.
 const TICK: Duration = Duration::from_millis(1500);
@@ -39,9 +48,8 @@ async fn until_disconnected(events: &mut SessionEvents) -> Option<DisconnectCaus
     }
 }
 
-#[tokio::test]
-async fn a_restarted_server_finds_session_watches_and_identities_in_place() {
-    let Some(mut server) = Apache::start(TICK).await else {
+async fn a_restarted_server_finds_session_watches_and_identities_in_place(kind: Kind) {
+    let Some(mut server) = Server::start(kind, TICK).await else {
         return;
     };
     let forwarder = Forwarder::start(server.address()).await;
@@ -55,7 +63,6 @@ async fn a_restarted_server_finds_session_watches_and_identities_in_place() {
         .await
         .unwrap();
     let mut events = client.session_events();
-    let other = server.client().await;
     let session_id = client.state().session_id;
 
     client
@@ -99,6 +106,7 @@ async fn a_restarted_server_finds_session_watches_and_identities_in_place() {
     ));
     server.kill();
     server.run().await;
+    let other = server.client().await;
     other.set("/changed", b"1", None).await.unwrap();
     other.delete("/deleted", None).await.unwrap();
     create(&other, "/created").await;
@@ -171,9 +179,8 @@ async fn a_restarted_server_finds_session_watches_and_identities_in_place() {
     assert_eq!(stat.ephemeral_owner, session_id);
 }
 
-#[tokio::test]
-async fn another_server_takes_the_session_over() {
-    let Some(server) = Apache::start(TICK).await else {
+async fn another_server_takes_the_session_over(kind: Kind) {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
     let servers = [
@@ -213,10 +220,9 @@ async fn another_server_takes_the_session_over() {
     }
 }
 
-#[tokio::test]
-async fn a_session_that_is_away_too_long_is_replaced() {
+async fn a_session_that_is_away_too_long_is_replaced(kind: Kind) {
     let tick = Duration::from_millis(500);
-    let Some(server) = Apache::start(tick).await else {
+    let Some(server) = Server::start(kind, tick).await else {
         return;
     };
     let forwarder = Forwarder::start(server.address()).await;
@@ -318,9 +324,8 @@ pub(crate) async fn end_session(server: SocketAddr, connect_reply: &[u8]) {
     stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_session_that_the_server_ends_is_replaced() {
-    let Some(server) = Apache::start(TICK).await else {
+async fn a_session_that_the_server_ends_is_replaced(kind: Kind) {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
     let forwarder = Forwarder::start(server.address()).await;
@@ -353,9 +358,8 @@ async fn a_session_that_the_server_ends_is_replaced() {
     assert_eq!(sessions.len(), 6);
 }
 
-#[tokio::test]
-async fn a_server_that_lost_its_data_gets_a_new_session() {
-    let Some(mut server) = Apache::start(TICK).await else {
+async fn a_server_that_lost_its_data_gets_a_new_session(kind: Kind) {
+    let Some(mut server) = Server::start(kind, TICK).await else {
         return;
     };
     let client = server.client().await;
@@ -369,7 +373,11 @@ async fn a_server_that_lost_its_data_gets_a_new_session() {
     server.kill();
     server.wipe();
     server.run().await;
-    let cause = Some(ExpiryCause::ServersBehind);
+    // Zxids of the registry never go back, so it does not turn the client away.
+    let cause = Some(match kind {
+        Kind::Apache => ExpiryCause::ServersBehind,
+        Kind::Embedded => ExpiryCause::Server,
+    });
     until(&mut events, &SessionEvent::NewSession { cause }).await;
     assert_eq!(fired(data).await, (EventKind::Deleted, "/n1".to_owned()));
     while within(watcher.next()).await != Some(Notification::Gap(Gap::NewSession)) {}

@@ -1,4 +1,4 @@
-//! Watches on one connection, against Apache ZooKeeper.
+//! Watches on one connection, against Apache ZooKeeper and the embedded registry.
 
 use std::time::Duration;
 
@@ -8,8 +8,12 @@ use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::watch::{AddWatchMode, EventKind, WatchKind};
 
-use crate::apache::Apache;
 use crate::fake::within;
+use crate::server::{Kind, Server, on_both};
+
+on_both! {
+    watches
+}
 
 const TICK: Duration = Duration::from_millis(1500);
 
@@ -35,7 +39,7 @@ pub(crate) async fn create(client: &Client, path: &str) {
 }
 
 /// Waits until the server holds this many watches.
-async fn server_holds(server: &Apache, count: usize) {
+async fn server_holds(server: &Server, count: usize) {
     for _ in 0..1000 {
         if server.watches().await == count {
             return;
@@ -49,9 +53,8 @@ fn is(kind: EventKind, path: &str) -> (EventKind, String) {
     (kind, path.to_owned())
 }
 
-#[tokio::test]
-async fn watches() {
-    let Some(server) = Apache::start(TICK).await else {
+async fn watches(kind: Kind) {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
     let (client, other) = (server.client().await, server.client().await);
@@ -196,7 +199,7 @@ async fn kinds_on_one_path_do_not_interfere(client: &Client, other: &Client) {
     other.delete("/k", None).await.unwrap();
 }
 
-async fn dropped_watches_are_removed(server: &Apache, client: &Client) {
+async fn dropped_watches_are_removed(server: &Server, client: &Client) {
     let (_, exists) = client.exists_and_watch("/d").await.unwrap();
     let (_, again) = client.exists_and_watch("/d").await.unwrap();
     let (_, _, children) = client.children_and_watch("/").await.unwrap();
@@ -222,7 +225,7 @@ async fn dropped_watches_are_removed(server: &Apache, client: &Client) {
     server_holds(server, 0).await;
 }
 
-async fn removed_watches_end(server: &Apache, client: &Client) {
+async fn removed_watches_end(server: &Server, client: &Client) {
     let (_, mut exists) = client.exists_and_watch("/r").await.unwrap();
     let mut persistent = client.watch("/r", AddWatchMode::Persistent).await.unwrap();
     client.remove_watches("/r", WatchKind::Data).await.unwrap();

@@ -31,7 +31,7 @@ pub(in crate::cli) struct BoundArguments {
 
 impl BoundArguments {
     /// The words that start a command in this way, from this process.
-    pub(super) fn words(program: &OsString, words: &[OsString]) -> Vec<OsString> {
+    pub(in crate::cli) fn words(program: &OsString, words: &[OsString]) -> Vec<OsString> {
         let parent = rustix::process::getpid().as_raw_nonzero().to_string();
         let start = ["bound-command".into(), parent.into(), "--".into()];
         start
@@ -42,20 +42,24 @@ impl BoundArguments {
     }
 }
 
+/// From now on this process is killed when its parent dies. `false` when that has happened already.
+pub(in crate::cli) fn bind_to(parent: i32) -> std::io::Result<bool> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that, and then no signal will come.
+    let current = getppid().map(|pid| pid.as_raw_nonzero().get());
+    Ok(current == Some(parent))
+}
+
 /// Becomes the command; returns only when that fails.
 pub(in crate::cli) fn become_bound(arguments: &BoundArguments) -> ExitCode {
     let say = |text: String| drop(writeln!(std::io::stderr(), "{text}"));
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        say(format!("cannot bind the command to livegate: {error}"));
-        return ExitCode::from(NOT_EXECUTABLE);
-    }
-    // It may have died before that, and then no signal will come.
-    if getppid()
-        .map(rustix::process::Pid::as_raw_nonzero)
-        .map(std::num::NonZero::get)
-        != Some(arguments.parent)
-    {
-        return ExitCode::from(NOT_EXECUTABLE);
+    match bind_to(arguments.parent) {
+        Ok(true) => {}
+        Ok(false) => return ExitCode::from(NOT_EXECUTABLE),
+        Err(error) => {
+            say(format!("cannot bind the command to livegate: {error}"));
+            return ExitCode::from(NOT_EXECUTABLE);
+        }
     }
     let [program, words @ ..] = &arguments.command[..] else {
         return ExitCode::from(NOT_FOUND);

@@ -15,10 +15,10 @@ use super::bound::BoundArguments;
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// This program, also when its file has been replaced by a newer one.
-const SELF: &str = "/proc/self/exe";
+pub(in crate::cli) const SELF: &str = "/proc/self/exe";
 
 #[derive(Debug)]
-pub(super) struct Child {
+pub(in crate::cli) struct Child {
     process: std::process::Child,
     /// SIGCHLD.
     changes: Signal,
@@ -29,20 +29,22 @@ impl Child {
     /// group of its own, for signals that a terminal sends to the whole group (Ctrl-C) are to drain
     /// first.
     pub(super) fn start(program: &OsString, words: &[OsString]) -> std::io::Result<Self> {
+        Self::spawn(Command::new(SELF).args(BoundArguments::words(program, words)))
+    }
+
+    /// Starts what binds itself to the life of this process, in a process group of its own.
+    pub(in crate::cli) fn spawn(command: &mut Command) -> std::io::Result<Self> {
         let changes = signal(SignalKind::child())?;
-        let process = Command::new(SELF)
-            .args(BoundArguments::words(program, words))
-            .process_group(0)
-            .spawn()?;
+        let process = command.process_group(0).spawn()?;
         Ok(Self { process, changes })
     }
 
-    fn pid(&self) -> Option<Pid> {
+    pub(in crate::cli) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(self.process.id().cast_signed())
     }
 
     /// Waits for its end. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+    pub(in crate::cli) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.process.try_wait()? {
                 return Ok(status);
@@ -69,7 +71,7 @@ impl Child {
     }
 
     /// SIGTERM, and SIGKILL to the whole group when that does not help in time or `hurry` returns.
-    pub(super) async fn stop(
+    pub(in crate::cli) async fn stop(
         &mut self,
         hurry: impl Future<Output = ()>,
     ) -> std::io::Result<ExitStatus> {

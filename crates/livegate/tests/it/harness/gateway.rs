@@ -87,14 +87,6 @@ impl Setup {
         self
     }
 
-    /// A gateway of the registry at this address, with more lines for `[registry]`.
-    pub(crate) fn registered(address: SocketAddr, lines: &str) -> Setup {
-        Setup::default()
-            .registry("mode = \"external\"")
-            .registry(&format!("hosts = \"{address}\""))
-            .registry(lines)
-    }
-
     pub(crate) fn files_max(mut self, count: u64) -> Setup {
         self.files_max = Some(count);
         self

@@ -1,0 +1,99 @@
+//! What the next view shows, kept up to date endpoint by endpoint.
+//!
+//! Views and tables are made from flat lists here: with ten thousand endpoints it is not the steps
+//! that cost, but the memory that each touches.
+
+use std::sync::Arc;
+
+use crate::balance::slots::{Place, Slot, Slots};
+use crate::endpoint::Grade;
+use crate::snapshot::InstanceId;
+use crate::view::{Member, Members};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Roll {
+    /// In the order of ids.
+    rows: Vec<Row>,
+    /// Not in their place yet.
+    fresh: Vec<Row>,
+    has_gone: bool,
+    members: Members,
+    slots: Slots,
+}
+
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) id: InstanceId,
+    pub(crate) place: Place,
+    pub(crate) grade: Grade,
+    is_gone: bool,
+}
+
+/// More new rows than this are sorted in together.
+const FRESH_FEW: usize = 16;
+
+impl Roll {
+    /// Takes in what is shown of an endpoint now.
+    pub(crate) fn put(&mut self, id: &InstanceId, place: Place, grade: Grade, member: Member) {
+        let slot = Slot {
+            endpoint: Arc::clone(&member.endpoint),
+            weight: place.weight,
+        };
+        self.slots.set(place.seat, Some(slot));
+        self.members.put(id, member);
+        let row = Row {
+            id: id.clone(),
+            place,
+            grade,
+            is_gone: false,
+        };
+        match self.find(id) {
+            Ok(position) => self.rows[position] = row,
+            Err(_) => self.fresh.push(row),
+        }
+    }
+
+    /// It is not shown any longer.
+    pub(crate) fn remove(&mut self, id: &InstanceId) {
+        if let Ok(position) = self.find(id) {
+            let row = &mut self.rows[position];
+            row.is_gone = true;
+            self.has_gone = true;
+            self.slots.set(row.place.seat, None);
+            self.members.remove(id);
+        }
+    }
+
+    /// Puts all rows in their places.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.has_gone) {
+            self.rows.retain(|row| !row.is_gone);
+        }
+        if self.fresh.len() > FRESH_FEW {
+            self.rows.append(&mut self.fresh);
+            self.rows.sort_by(|a, b| a.id.cmp(&b.id));
+        }
+        for row in std::mem::take(&mut self.fresh) {
+            let position = self.find(&row.id).unwrap_or_else(|position| position);
+            self.rows.insert(position, row);
+        }
+    }
+
+    /// All endpoints, in the order of their ids; settled.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    fn find(&self, id: &InstanceId) -> Result<usize, usize> {
+        self.rows.binary_search_by(|row| row.id.cmp(id))
+    }
+}
