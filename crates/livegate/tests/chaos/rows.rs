@@ -94,7 +94,7 @@ pub(crate) const ROWS: [Row; 13] = [
     },
     Row {
         name: "empty-restart",
-        what: "the same, and the gateway is restarted while the registry knows nobody",
+        what: "registry back empty, the gateway is restarted while it knows nobody",
         registries: WIPED,
         quick: &[Kind::Livegate],
         fleet: FLEET,
@@ -327,6 +327,7 @@ fn flapping(stage: &mut Stage<'_>) {
     // Its own node must not hide the flapping.
     stage.instances[0].link.set(Mode::Cut);
     stage.wait_until_registered(stage.instances.len() - 1);
+    stage.rest(Duration::from_secs(1));
     stage.fault();
     let end = Instant::now() + stage.pace.seconds(30, 8);
     while Instant::now() < end {

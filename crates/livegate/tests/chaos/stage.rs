@@ -253,7 +253,9 @@ impl<'a> Stage<'a> {
     pub(crate) fn restart_gateway(&mut self) {
         self.take_stock();
         let before = Instant::now();
-        self.gateway.restart_in_order();
+        self.gateway.signal(Signal::TERM);
+        self.gateway.wait_for_exit(PATIENCE);
+        self.gateway.restart();
         self.restarts.push((before, Instant::now()));
     }
 

@@ -43,11 +43,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)
-            .expect("the gateway accepts connections");
-        Client {
-            wire: Wire::new(stream),
-        }
+        Client::try_connect(address).expect("the gateway accepts connections")
     }
 
     /// The same where the gateway may be down.

@@ -142,7 +142,7 @@ impl Gateway {
         gateway
     }
 
-    /// SIGKILL, and the same again on the same addresses.
+    /// SIGKILL (unless it has ended), and the same again on the same addresses.
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
