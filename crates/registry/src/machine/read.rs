@@ -5,7 +5,7 @@ use livegate_zk::path;
 use livegate_zk::proto::acl::{ClientInfo, Permissions};
 use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::multi::{MultiReply, OpResult, ReadOp};
-use livegate_zk::proto::reply::{AclReply, Children2Reply, ChildrenReply, DataReply, PathReply};
+use livegate_zk::proto::reply::{AclReply, Children2Reply, ChildrenReply, DataReply};
 use livegate_zk::proto::request::Request;
 use livegate_zk::proto::watch::{AddWatchMode, EventKind, WatchKind};
 
@@ -144,7 +144,8 @@ impl Machine {
             }
             Request::Sync(body) => {
                 turn.zxid = newest;
-                call.reply(output, newest, &PathReply { path: body.path });
+                // As it came, null included.
+                call.reply(output, newest, &body.prefix);
             }
             Request::AddWatch(body) => {
                 let mode = AddWatchMode::from_code(body.mode).ok_or(ErrorCode::MarshallingError)?;

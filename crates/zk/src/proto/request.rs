@@ -59,7 +59,7 @@ record! {
 }
 
 record! {
-    /// A path alone (getACL, sync, getAllChildrenNumber).
+    /// A path alone (getACL, getAllChildrenNumber).
     pub struct PathOnly<'a> {
         /// The node.
         pub path: &'a str,
@@ -67,7 +67,7 @@ record! {
 }
 
 record! {
-    /// What paths begin with (getEphemerals).
+    /// A path that may be missing: what paths begin with (getEphemerals), or anything at all (sync).
     pub struct PathPrefix<'a> {
         /// Null stands for any.
         pub prefix: Option<&'a str>,
@@ -181,7 +181,7 @@ requests! {
     /// Answered with names.
     GetChildren(PathWatch<'a>),
     /// Answered with the path.
-    Sync(PathOnly<'a>),
+    Sync(PathPrefix<'a>),
     /// Answered with nothing.
     Ping(()),
     /// Answered with names and a `Stat`.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, anyhow, bail};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::fetch::fetch;
@@ -88,10 +89,7 @@ impl Gateway {
         let deadline = Instant::now() + START_PATIENCE;
         let admin = self.addresses.admin;
         let answers = async {
-            while !fetch(admin, "/readyz")
-                .await
-                .is_ok_and(|answer| answer.status.is_success())
-            {
+            while !is_ours(admin).await {
                 if Instant::now() > deadline {
                     return false;
                 }
@@ -131,6 +129,21 @@ impl Gateway {
     }
 }
 
+/// Where this demo's registry keeps its data, below the gateway's directory.
+fn data_dir() -> String {
+    format!("registry-{}", std::process::id())
+}
+
+/// Whether this demo's gateway answers there: another one may have taken the address a moment ago, and ours is
+/// about to end.
+async fn is_ours(admin: SocketAddr) -> bool {
+    let answer = fetch(admin, "/api/v1/config").await;
+    let json: Option<Value> = answer
+        .ok()
+        .and_then(|answer| serde_json::from_slice(&answer.body).ok());
+    json.is_some_and(|json| json["registry"]["data_dir"] == data_dir())
+}
+
 impl Addresses {
     /// The defaults, or others where they are taken, and what to say about that.
     fn choose() -> anyhow::Result<(Self, Vec<String>)> {
@@ -168,7 +181,8 @@ impl Addresses {
             "# The gateway of livegate demo. Applied when it is saved.\n\n\
              [http]\nlisten = [\"{http}\"]\n\n\
              [admin]\nlisten = \"{admin}\"\n\n\
-             [registry]\nhosts = \"{registry}\"\n"
+             [registry]\nhosts = \"{registry}\"\ndata_dir = \"{}\"\n",
+            data_dir()
         )
     }
 }
@@ -195,6 +209,7 @@ mod tests {
         expected.http.listen = vec![addresses.http];
         expected.admin.listen = addresses.admin;
         expected.registry.hosts = addresses.registry.to_string();
+        expected.registry.data_dir = data_dir().into();
         assert_eq!(config, expected);
     }
 }

@@ -20,7 +20,6 @@
 //! - IPv6 networks in access control lists, which ZooKeeper 3.8 refuses and the registry takes.
 //! - setWatches with a made-up zxid that the registry has passed and ZooKeeper has not: one counts from the
 //!   time, the other from nothing.
-//! - sync of no path (null), which ZooKeeper answers with none; for the registry that is no request.
 //! - createTTL with the flags of another kind and a negative time to live, on which ZooKeeper's server
 //!   fails when everything else is right; for the registry that is a bad argument.
 
@@ -34,7 +33,6 @@ use super::step::Request;
 pub(crate) fn is_not_sent(request: &Request) -> bool {
     match OpCode::from_code(request.op_code) {
         Some(OpCode::Check | OpCode::CheckWatches) => true,
-        Some(OpCode::Sync) => request.body.starts_with(&[0xff; 4]),
         Some(OpCode::SetWatches | OpCode::SetWatches2) => {
             const BEYOND_BOTH: i64 = i64::MAX - u32::MAX as i64;
             let zxid = request.body.first_chunk().copied().map(i64::from_be_bytes);

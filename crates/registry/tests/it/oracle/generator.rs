@@ -637,7 +637,9 @@ impl Generator {
         let path = self.path();
         let only = PathOnly { path: &path };
         match self.rng.u32(..5) {
-            0 => self.finish(Body::Sync(only)),
+            0 => self.finish(Body::Sync(PathPrefix {
+                prefix: Some(only.path),
+            })),
             1 => self.finish(Body::Ping(())),
             2 => self.finish(Body::WhoAmI(())),
             3 => self.finish(Body::GetEphemerals(PathPrefix {
