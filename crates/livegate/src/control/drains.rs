@@ -66,16 +66,19 @@ pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>) 
 /// Whether no request of ours is on its way to the instance, nor will be.
 fn is_let_go(gateway: &Gateway, path: &InstancePath, request: DrainRequest) -> bool {
     let parent = path::parent(path.as_str());
-    let uses = gateway
+    let name = path::name(path.as_str());
+    // A former incarnation at the same address: the cluster has not heard yet of the one that leaves.
+    let concerns = |member: &&Member| {
+        let czxid = member.instance.incarnation.czxid;
+        czxid == request.czxid || czxid < request.czxid && member.instance.id.as_str() == name
+    };
+    let mut uses = gateway
         .clusters
         .iter()
         .filter(|cluster| parent == Some(cluster.config.path.as_str()));
-    uses.into_iter().all(|cluster| {
+    uses.all(|cluster| {
         let view = cluster.balancer.view();
-        let members = view.members().iter();
-        members
-            .filter(|member| member.instance.incarnation.czxid == request.czxid)
-            .all(has_let_go)
+        view.members().iter().filter(concerns).all(has_let_go)
     })
 }
 
