@@ -5,6 +5,7 @@ mod apache;
 #[cfg(test)]
 mod draining;
 #[cfg(test)]
+#[path = "../../../zk/tests/client/embedded.rs"]
 mod embedded;
 #[cfg(test)]
 mod forwarder;

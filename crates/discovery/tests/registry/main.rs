@@ -9,6 +9,7 @@ mod changes;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
+#[path = "../../../zk/tests/client/forwarder.rs"]
 mod forwarder;
 #[cfg(test)]
 mod layouts;

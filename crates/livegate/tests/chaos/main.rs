@@ -24,7 +24,7 @@ use stage::{Outcome, Pace, Stage};
 #[allow(dead_code, reason = "shared with the tests of the client")]
 mod apache;
 mod fleet;
-#[path = "../../../discovery/tests/registry/forwarder.rs"]
+#[path = "../../../zk/tests/client/forwarder.rs"]
 #[allow(dead_code, reason = "shared with the tests of discovery")]
 mod forwarder;
 #[allow(dead_code, reason = "shared with the black-box tests")]
