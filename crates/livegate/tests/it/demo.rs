@@ -95,7 +95,8 @@ fn is_gone(pid: Pid) -> bool {
 
 #[test]
 fn the_demo_shows_a_kill_that_costs_nothing_and_leaves_nothing_behind() {
-    let _turn = turn::shared();
+    // Two demos at once would take each other's ports while an instance is down.
+    let _turn = turn::alone();
     let mut demo = Demo::start();
     let (gateway, instances) = (demo.gateway(), demo.instances());
     assert_eq!(instances.len(), 6, "{}", demo.running.stdout());
@@ -157,7 +158,8 @@ fn the_demo_shows_a_kill_that_costs_nothing_and_leaves_nothing_behind() {
 
 #[test]
 fn a_killed_demo_takes_everything_along() {
-    let _turn = turn::shared();
+    // Two demos at once would take each other's ports while an instance is down.
+    let _turn = turn::alone();
     let mut demo = Demo::start();
     let (gateway, instances) = (demo.gateway(), demo.instances());
     let directory = PathBuf::from(demo.named("files"));
