@@ -245,9 +245,13 @@ impl WatchTable {
         };
         if kind == EventKind::ChildrenChanged {
             // From 3.9 on a server says so beside a recursive watch when a weaker one was set before it; here it
-            // has been derived already.
+            // has been derived already. Not so what is caught up after a connection was lost, of which
+            // watches for once have not heard and streams know from their gap.
             let is_derived = |entry: &Entry| entry.armed.tells_children;
-            if !self.entries.get(path).is_some_and(is_derived) {
+            if self.entries.get(path).is_some_and(is_derived) {
+                self.fire_one_shots(path, &event);
+                self.tidy(path);
+            } else {
                 self.fire(path, &event);
             }
             return;
@@ -287,6 +291,21 @@ impl WatchTable {
     }
 
     fn fire(&mut self, path: &str, event: &WatchEvent) {
+        self.fire_one_shots(path, event);
+        let streams = self.entries.get(path).into_iter();
+        for stream in streams.flat_map(|entry| &entry.streams) {
+            let wanted = match stream.queue.mode {
+                AddWatchMode::Persistent => true,
+                AddWatchMode::PersistentRecursive => event.kind != EventKind::ChildrenChanged,
+            };
+            if wanted {
+                stream.queue.push(Notification::Event(event.clone()));
+            }
+        }
+        self.tidy(path);
+    }
+
+    fn fire_one_shots(&mut self, path: &str, event: &WatchEvent) {
         let Some(entry) = self.entries.get_mut(path) else {
             return;
         };
@@ -302,16 +321,6 @@ impl WatchTable {
             // Nobody listens any more: then nobody misses it.
             drop(one_shot.sender.send(event.clone()));
         }
-        for stream in &entry.streams {
-            let wanted = match stream.queue.mode {
-                AddWatchMode::Persistent => true,
-                AddWatchMode::PersistentRecursive => event.kind != EventKind::ChildrenChanged,
-            };
-            if wanted {
-                stream.queue.push(Notification::Event(event.clone()));
-            }
-        }
-        self.tidy(path);
     }
 
     /// A caller has dropped a watch.
