@@ -200,6 +200,20 @@ fn writing_is_paced() {
     assert_eq!(schedule.due(&live(10)), Some(at(0) + REFRESH));
 }
 
+#[test]
+fn long_lists_are_written_less_often() {
+    let start = Instant::now();
+    let pause_after = |count| {
+        let mut schedule = Schedule::default();
+        schedule.wrote(&live(count), true, start);
+        schedule.see(&live(count + 1), start);
+        schedule.due(&live(count + 1)).unwrap() - start
+    };
+    assert_eq!(pause_after(2000), DEBOUNCE);
+    assert_eq!(pause_after(10_000), Duration::from_secs(5));
+    assert_eq!(pause_after(60_000), PAUSE_LONGEST);
+}
+
 #[tokio::test]
 async fn live_snapshots_are_kept() {
     let (_directory, store) = store();
