@@ -87,9 +87,16 @@ impl Rotation {
                 _ => Arc::new(Maglev::new(slots.clone(), open)),
             }),
         };
-        let weight_total = weights.iter().map(|&weight| weight as f64).sum();
+        let (draw, weight_total) = match &table {
+            // Neither is asked for.
+            Table::Sequence(_) => (Draw::default(), 0.0),
+            Table::Random | Table::Least(_) | Table::Ring(_) | Table::Maglev(_) => {
+                let total = weights.iter().map(|&weight| weight as f64).sum();
+                (Draw::new(&weights), total)
+            }
+        };
         Self {
-            draw: Draw::new(&weights),
+            draw,
             slots: slots.clone(),
             seats: places.iter().map(|place| place.seat).collect(),
             table,

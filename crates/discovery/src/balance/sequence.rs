@@ -5,8 +5,6 @@
 //! to zero after a round of as many steps as the weights sum up to, so a round is an array and a
 //! pick is one addition to a shared cursor.
 
-use std::collections::{BTreeMap, VecDeque};
-
 /// One round, as indices from 0 to n-1.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence(Box<[u32]>);
@@ -18,7 +16,7 @@ const STEPS_MAX: u64 = 16_384;
 impl Sequence {
     /// A round for these weights. A weight of 0 never occurs.
     pub(crate) fn new(weights: &[u64]) -> Self {
-        Self(round(&quantised(weights)))
+        Self(round(weights))
     }
 
     /// The index at a step; rounds repeat for ever. `None` when there are none.
@@ -33,86 +31,101 @@ impl Sequence {
     }
 }
 
-/// Those with one weight take turns among themselves, so only one of each weight can be next: the
-/// front of its queue. Weights that sum up to S have fewer than sqrt(2 S) different values, which
-/// bounds a step.
+/// Those with one weight take turns among themselves, so only one of each weight can be next. Weights
+/// that sum up to S have fewer than sqrt(2 S) different values, which bounds a step.
 struct Class {
     weight: i64,
     /// The score of those that have not had this turn; that of the others is one total lower.
     score: i64,
-    queue: VecDeque<u32>,
-    /// How many at the front of the queue have not had this turn.
-    left: usize,
+    members: Vec<u32>,
+    /// Which of them is next: those before it have had this turn.
+    next: usize,
 }
 
 fn round(weights: &[u64]) -> Box<[u32]> {
-    let mut classes: BTreeMap<u64, Class> = BTreeMap::new();
-    let mut total: i64 = 0;
-    for (index, &weight) in weights
-        .iter()
-        .enumerate()
-        .filter(|(_, weight)| **weight > 0)
-    {
-        let index = u32::try_from(index).expect("fewer than 2^32 endpoints");
-        let weight_signed = i64::try_from(weight).expect("quantised weights are small");
-        total += weight_signed;
-        let class = classes.entry(weight).or_insert_with(|| Class {
-            weight: weight_signed,
-            score: 0,
-            queue: VecDeque::new(),
-            left: 0,
-        });
-        class.queue.push_back(index);
-        class.left += 1;
+    let mut classes: Vec<Class> = Vec::new();
+    // Of which class those of a weight are, in the order of weights.
+    let mut places: Vec<(u64, usize)> = Vec::new();
+    for (weight, quantised) in quantised(weights) {
+        let quantised = i64::try_from(quantised).expect("quantised weights are small");
+        // Greater weights have greater quantised ones, or the same.
+        if classes.last().is_none_or(|class| class.weight != quantised) {
+            classes.push(Class {
+                weight: quantised,
+                score: 0,
+                members: Vec::new(),
+                next: 0,
+            });
+        }
+        places.push((weight, classes.len() - 1));
     }
-    let mut classes: Vec<Class> = classes.into_values().collect();
+    for (index, &weight) in weights.iter().enumerate() {
+        if let Ok(place) = places.binary_search_by_key(&weight, |(weight, _)| *weight) {
+            let index = u32::try_from(index).expect("fewer than 2^32 endpoints");
+            classes[places[place].1].members.push(index);
+        }
+    }
     if let [class] = &mut *classes
         && class.weight == 1
     {
         // The usual case, and a service may be large.
-        return class.queue.drain(..).collect();
+        return std::mem::take(&mut class.members).into();
     }
+    let sums = classes.iter().map(|class| {
+        let members = i64::try_from(class.members.len()).expect("fewer than 2^32 endpoints");
+        class.weight * members
+    });
+    let total = sums.sum();
     (0..total).map(|_| step(&mut classes, total)).collect()
 }
 
 fn step(classes: &mut [Class], total: i64) -> u32 {
-    for class in &mut *classes {
+    // In one pass, for a large service takes as many steps as it has endpoints, or twice that.
+    let mut best = (i64::MIN, u32::MAX, 0);
+    for (place, class) in classes.iter_mut().enumerate() {
         class.score += class.weight;
+        let index = class.members[class.next];
+        if class.score > best.0 || (class.score == best.0 && index < best.1) {
+            best = (class.score, index, place);
+        }
     }
-    let best = classes
-        .iter_mut()
-        .max_by_key(|class| (class.score, std::cmp::Reverse(class.queue[0])))
-        .expect("a round with steps has a class");
-    let index = best.queue.pop_front().expect("a class has members");
-    best.queue.push_back(index);
-    best.left -= 1;
-    if best.left == 0 {
-        best.left = best.queue.len();
-        best.score -= total;
+    let (_, index, place) = best;
+    let class = &mut classes[place];
+    class.next += 1;
+    if class.next == class.members.len() {
+        class.next = 0;
+        class.score -= total;
     }
     index
 }
 
-/// The weights divided by their greatest common divisor and, if a round is still too long, scaled
-/// down, though never to 0.
-fn quantised(weights: &[u64]) -> Vec<u64> {
-    let divisor = weights.iter().fold(0, |a, &b| gcd(a, b)).max(1);
-    let sum: u128 = weights
+/// Each weight that occurs, but for 0, with what it is in the sequence: divided by the greatest common
+/// divisor of all and, if a round is still too long, scaled down, though never to 0. In their order.
+fn quantised(weights: &[u64]) -> Vec<(u64, u64)> {
+    let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
+    // Mostly there are few, and of many endpoints each is looked at as little as possible.
+    let mut distinct: Vec<u64> = weights
         .iter()
-        .map(|&weight| u128::from(weight / divisor))
-        .sum();
+        .copied()
+        .filter(|&weight| weight > 0)
+        .collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let divisor = distinct.iter().fold(0, |a, &b| gcd(a, b)).max(1);
+    let sum = sum / u128::from(divisor);
     let steps_max = u128::from(STEPS_MAX.max(2 * weights.len() as u64));
     let scale = |weight: u64| {
-        let weight = u128::from(weight / divisor);
-        if sum <= steps_max || weight == 0 {
-            return u64::try_from(weight).expect("it was an u64 before it was divided");
+        let weight = weight / divisor;
+        if sum <= steps_max {
+            return weight;
         }
-        let scaled = (weight * steps_max + sum / 2) / sum;
+        let scaled = (u128::from(weight) * steps_max + sum / 2) / sum;
         u64::try_from(scaled.max(1)).expect("a share of a small number")
     };
-    let scaled: Vec<u64> = weights.iter().map(|&weight| scale(weight)).collect();
+    let scaled: Vec<u64> = distinct.iter().map(|&weight| scale(weight)).collect();
     let divisor = scaled.iter().fold(0, |a, &b| gcd(a, b)).max(1);
-    scaled.iter().map(|weight| weight / divisor).collect()
+    let quantised = scaled.into_iter().map(|weight| weight / divisor);
+    distinct.into_iter().zip(quantised).collect()
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

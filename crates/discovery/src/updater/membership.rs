@@ -57,7 +57,11 @@ impl Updater {
     /// and running requests through changes of weight, metadata, state and id.
     pub fn apply(&mut self, snapshot: &Snapshot, now: Instant) -> Vec<Transition> {
         let was_file = self.contact.is_file();
+        let status = self.contact.status;
         let goes_on = self.contact.update(snapshot, now);
+        if status != self.contact.status {
+            self.view_due = None;
+        }
         self.revision = snapshot.revision;
         self.skipped = Arc::clone(&snapshot.skipped);
         let before = std::mem::replace(&mut self.instances, snapshot.instances.clone());

@@ -17,7 +17,8 @@ pub(crate) struct Roll {
     rows: Vec<Row>,
     /// Not in their place yet.
     fresh: Vec<Row>,
-    has_gone: bool,
+    /// Still in their place.
+    gone: Vec<InstanceId>,
     members: Members,
     slots: Slots,
 }
@@ -30,8 +31,8 @@ pub(crate) struct Row {
     is_gone: bool,
 }
 
-/// More new rows than this are sorted in together.
-const FRESH_FEW: usize = 16;
+/// More rows than this are put in or taken out together, fewer one by one.
+const FEW: usize = 16;
 
 impl Roll {
     /// Takes in what is shown of an endpoint now.
@@ -59,7 +60,7 @@ impl Roll {
         if let Ok(position) = self.find(id) {
             let row = &mut self.rows[position];
             row.is_gone = true;
-            self.has_gone = true;
+            self.gone.push(id.clone());
             self.slots.set(row.place.seat, None);
             self.members.remove(id);
         }
@@ -67,10 +68,20 @@ impl Roll {
 
     /// Puts all rows in their places.
     pub(crate) fn settle(&mut self) {
-        if std::mem::take(&mut self.has_gone) {
+        let gone = std::mem::take(&mut self.gone);
+        if gone.len() > FEW {
             self.rows.retain(|row| !row.is_gone);
+        } else {
+            for id in gone {
+                // It may be back.
+                if let Ok(position) = self.find(&id)
+                    && self.rows[position].is_gone
+                {
+                    self.rows.remove(position);
+                }
+            }
         }
-        if self.fresh.len() > FRESH_FEW {
+        if self.fresh.len() > FEW {
             self.rows.append(&mut self.fresh);
             self.rows.sort_by(|a, b| a.id.cmp(&b.id));
         }

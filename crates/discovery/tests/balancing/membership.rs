@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use livegate_discovery::{
-    Balance, EndpointState, Incarnation, Instance, InstanceId, InstanceState, Move, Outcome,
+    Balance, EndpointState, Incarnation, Instance, InstanceId, InstanceState, Move, Outcome, Status,
 };
 
 use crate::fixture::{Service, answered, instance, kinds};
@@ -232,4 +232,42 @@ fn who_came_and_went_is_remembered_for_a_while() {
     );
     let last = service.updater.membership() - 1;
     assert_eq!(service.updater.moves_since(last).unwrap().count(), 1);
+}
+
+#[test]
+fn views_of_a_large_service_are_not_made_for_each_change() {
+    let names: Vec<String> = (0..1500).map(|number| format!("i{number}")).collect();
+    let list = |range: std::ops::Range<usize>| -> Vec<Instance> {
+        names[range].iter().map(|name| instance(name, 50)).collect()
+    };
+    let mut service = Service::new(Balance::WeightedRoundRobin, &[]);
+    service.publish(list(1..1500));
+    service.wait(Duration::from_secs(1));
+    // After a quiet time at once.
+    service.publish(list(0..1499));
+    let members = |service: &Service| {
+        let view = service.balancer.view();
+        [&names[0], &names[1], &names[1499]].map(|name| view.members().get(name).is_some())
+    };
+    assert_eq!(members(&service), [true, true, false]);
+    // Then together, but whoever left is not picked.
+    service.wait(Duration::from_millis(1));
+    service.publish(list(2..1500));
+    assert_eq!(members(&service), [true, true, false]);
+    let picked = service.requests(3000);
+    assert_eq!(picked.len(), 1497);
+    assert!(!picked.contains_key(&names[0]) && !picked.contains_key(&names[1]));
+    service.wait(Duration::from_millis(20));
+    assert_eq!(members(&service), [false, false, true]);
+    // The operator does not wait, nor does the news that contact is lost.
+    service.wait(Duration::from_millis(1));
+    service
+        .updater
+        .set_drained(&names[5].as_str().into(), true, service.now)
+        .unwrap();
+    assert_eq!(service.state(&names[5]), EndpointState::Draining);
+    service.wait(Duration::from_millis(1));
+    let since = std::time::SystemTime::now();
+    service.publish_from(Status::Stale { since }, 1, list(2..1500));
+    assert_eq!(service.balancer.view().status(), Status::Stale { since });
 }
