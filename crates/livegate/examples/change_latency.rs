@@ -1,11 +1,14 @@
 //! How long a change in the registry takes to the balancer, over sockets and through everything between:
-//! `cargo run --profile quick -p livegate --example change_latency [INSTANCES] [PAUSE_MS]`.
+//! `cargo run --profile quick -p livegate --example change_latency [INSTANCES] [PAUSE_MS] [ROUNDS]`.
 //!
 //! An embedded registry holds a service of so many instances (1000), which a cluster follows. Each 60 ms
 //! (longer than additions wait for each other) an instance is registered, its data is changed, or it is
 //! deregistered, and the time is taken from before the request to the registry until picks obey: until the
 //! new instance is picked, the changed one has its new weight, the removed one is not there. The registry
 //! syncs each change to disk, which is part of it. The watcher looks 20 times a millisecond.
+//!
+//! It prints JSON, as `bench/discovery` reads it: each time in microseconds, by the kind of change, and how
+//! many nodes were read for how many that came or changed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,13 +27,13 @@ use livegate_zk::proto::create_mode::CreateMode;
 use tokio_util::task::TaskTracker;
 
 const ROOT: &str = "/services/orders";
-const ROUNDS: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse());
-    let (count, pause_ms): (usize, usize) = (number(1000)?, number(60)?);
+    let (count, pause_ms, rounds): (usize, usize, usize) =
+        (number(1000)?, number(60)?, number(300)?);
     let pause = Duration::from_millis(u64::try_from(pause_ms)?);
 
     let data = tempfile::tempdir()?;
@@ -71,40 +74,38 @@ fn main() -> Result<()> {
         view.status() == Status::Live && view.members().len() == count
     })?;
 
-    let mut times: [Vec<Duration>; 3] = Default::default();
-    for round in 0..ROUNDS {
-        let changes = [Change::Register, Change::Reweight, Change::Deregister];
+    let reads = discovery.stats().reads();
+
+    let changes = [Change::Register, Change::SetData, Change::Deregister];
+    let mut times: [Vec<u128>; 3] = Default::default();
+    for round in 0..rounds {
         for (change, times) in changes.into_iter().zip(&mut times) {
             std::thread::park_timeout(pause);
             let id = id(count + round);
             let start = Instant::now();
             let done = runtime.spawn(write(writer.clone(), id.clone(), change));
             let end = until(|| is_obeyed(balancer, &id, change))?;
-            times.push(end - start);
+            times.push((end - start).as_micros());
             runtime.block_on(done)??;
         }
     }
-    for (name, mut times) in ["register", "set data", "deregister"]
-        .into_iter()
-        .zip(times)
-    {
-        times.sort();
-        let at = |percent| times[times.len() * percent / 100];
-        println!(
-            "{count} instances, {name:<10} p50 {:>8.1?} p90 {:>8.1?} p99 {:>8.1?}",
-            at(50),
-            at(90),
-            at(99)
-        );
-    }
-    println!("data reads: {}", discovery.stats().reads());
+    let [register, set_data, deregister] = times;
+    println!(
+        "{}",
+        serde_json::json!({
+            "instances": count,
+            "times_us": {"register": register, "set data": set_data, "deregister": deregister},
+            "reads": discovery.stats().reads() - reads,
+            "to_read": 2 * rounds,
+        })
+    );
     Ok(())
 }
 
 #[derive(Clone, Copy)]
 enum Change {
     Register,
-    Reweight,
+    SetData,
     Deregister,
 }
 
@@ -146,7 +147,7 @@ async fn write(writer: Client, id: String, change: Change) -> Result<()> {
                 .create(&path, data, CreateMode::Persistent, Acl::OPEN)
                 .await?;
         }
-        Change::Reweight => drop(writer.set(&path, br#"{"Weight":20}"#, None).await?),
+        Change::SetData => drop(writer.set(&path, br#"{"Weight":20}"#, None).await?),
         Change::Deregister => writer.delete(&path, None).await?,
     }
     Ok(())
@@ -166,7 +167,7 @@ fn is_obeyed(balancer: &Balancer, id: &str, change: Change) -> bool {
                 })
             })
         }
-        Change::Reweight => member.is_some_and(|member| member.instance.weight == 20),
+        Change::SetData => member.is_some_and(|member| member.instance.weight == 20),
         Change::Deregister => member.is_none(),
     }
 }
