@@ -50,26 +50,26 @@ def _apt_install(packages):
             _POLICY.unlink()
 
 
-def build_livegate(repository):
-    """A release build of this checkout; returns the binary's path."""
+def build_livegate(repository, profile="release"):
+    """A build of this checkout; returns the binary's path."""
     if find("cargo") is None:
         raise RuntimeError("cargo is not installed; give --livegate PATH, or --proxies nginx,haproxy")
-    return _build(repository, "livegate", "-p", "livegate")
+    return _build(repository, profile, "livegate", "-p", "livegate", "--bin", "livegate")
 
 
-def build_example(repository, package, example):
-    """A release build of an example of this checkout; returns the binary's path."""
+def build_example(repository, package, example, profile="release"):
+    """A build of an example of this checkout; returns the binary's path."""
     if find("cargo") is None:
         raise RuntimeError("cargo is not installed")
-    return _build(repository, f"examples/{example}", "-p", package, "--example", example)
+    return _build(repository, profile, f"examples/{example}", "-p", package, "--example", example)
 
 
-def _build(repository, binary, *what):
-    print(f"building {binary} (release)", flush=True)
-    subprocess.run(["cargo", "build", "--release", "--locked", *what], cwd=repository, check=True)
+def _build(repository, profile, binary, *what):
+    print(f"building {binary} ({profile})", flush=True)
+    subprocess.run(["cargo", "build", "--profile", profile, "--locked", *what], cwd=repository, check=True)
     metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"],
                               cwd=repository, check=True, capture_output=True)
-    return Path(json.loads(metadata.stdout)["target_directory"]) / "release" / binary
+    return Path(json.loads(metadata.stdout)["target_directory"]) / profile / binary
 
 
 def require_package(package, file):

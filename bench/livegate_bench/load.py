@@ -61,22 +61,35 @@ class Wrk:
 
 
 class H2load:
-    """A running h2load over HTTP/1.1: each connection sends at a fixed rate, the sum being `rate` a second."""
+    """A running h2load over HTTP/1.1: each connection sends at a fixed rate, the sum being `rate` a second.
 
-    def __init__(self, h2load, work, cpus, url, scenario, rate, seconds):
+    All connections begin at once and keep step, so that requests come in bursts. With `staggered` a connection begins
+    every 100 ms, and requests come one by one, or a few in each millisecond, which is how exact its timers are.
+    """
+
+    def __init__(self, h2load, work, cpus, url, scenario, rate, seconds, staggered=False):
         self._rows = work / "h2load.tsv"
         self._rows.unlink(missing_ok=True)
         self._output = work / "h2load.out"
-        argv = [h2load, "--h1", "-t1", f"-c{scenario.connections}", "-m1", f"--duration={seconds}",
+        length = [f"--duration={seconds}"]
+        if staggered:
+            length = [f"-n{rate * seconds}", "-r1", "--rate-period=100ms"]
+        argv = [h2load, "--h1", "-t1", f"-c{scenario.connections}", "-m1", *length,
                 f"--rps={rate / scenario.connections:.3f}", f"--log-file={self._rows}", url + scenario.path]
         with open(self._output, "wb") as stdout:
             self._child = Child("h2load", argv, cpus, work / "h2load.log", stdout)
 
+    def rows(self):
+        """Of each request in the order of their ends: start (microseconds since 1970), status, microseconds."""
+        with open(self._rows) as log:
+            for line in log:
+                start, status, micros = map(int, line.split("\t")[:3])
+                yield start, status, micros
+
     def finish(self):
         self._child.process.wait(120)
         latencies, bad, first, last = [], 0, None, 0
-        for line in self._rows.read_text().splitlines():
-            start, status, micros = map(int, line.split("\t")[:3])
+        for start, status, micros in self.rows():
             first = start if first is None else min(first, start)
             last = max(last, start)
             latencies.append(micros)

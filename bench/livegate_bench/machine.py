@@ -4,6 +4,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from statistics import median
 
 
 def take_turn(stack, work):
@@ -27,3 +28,18 @@ def describe(measured_cpus, load_cpus, measured="server"):
                     f"{measured}_cpus": measured_cpus, "load_cpus": load_cpus,
                     f"{measured}_cpu_siblings": siblings.read_text().strip() if siblings.exists() else "unknown"},
     }
+
+
+def fsync_us(directory):
+    """What one small append costs until it is on disk, in this directory."""
+    times = []
+    path = directory / "fsync"
+    with open(path, "wb") as file:
+        for _ in range(200):
+            began = time.monotonic()
+            file.write(bytes(256))
+            file.flush()
+            os.fdatasync(file.fileno())
+            times.append((time.monotonic() - began) * 1e6)
+    path.unlink()
+    return median(times)

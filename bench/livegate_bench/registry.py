@@ -9,11 +9,10 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 from . import install, registry_report, registry_servers
 from .arguments import cpus, names, positive
-from .machine import describe, take_turn
+from .machine import describe, fsync_us, take_turn
 from .process import Child, cpu_between, raise_descriptor_limit, read_host, read_on_time
 from .registry_report import LOADS
 from .registry_servers import LIVEGATE, APACHE, APACHE_SMALL, Registry
@@ -198,21 +197,6 @@ def _memory(bench):
     return results
 
 
-def _fsync_us():
-    """What one small append costs until it is on disk, where both servers keep their data."""
-    times = []
-    path = WORK / "fsync"
-    with open(path, "wb") as file:
-        for _ in range(200):
-            began = time.monotonic()
-            file.write(bytes(256))
-            file.flush()
-            os.fdatasync(file.fileno())
-            times.append((time.monotonic() - began) * 1e6)
-    path.unlink()
-    return median(times)
-
-
 def _show(text):
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
@@ -226,7 +210,7 @@ def _run(options):
             raise RuntimeError("the limit of open files is under 2 000; raise it: ulimit -n 65536")
         programs = _programs(options)
         os.sched_setaffinity(0, options.load_cpus)
-        about = {**describe(options.server_cpus, options.load_cpus), "fsync_us": _fsync_us(),
+        about = {**describe(options.server_cpus, options.load_cpus), "fsync_us": fsync_us(WORK),
                  "versions": {"livegate": install.version(programs["livegate"], "--version")} if "livegate" in programs
                  else {}, "settings": {"rounds": options.rounds, "seconds": options.seconds}}
         if "java" in programs:

@@ -3,6 +3,8 @@
 import unittest
 
 from . import registry_report, report, scenarios
+from .discovery import report as discovery_report
+from .discovery.stage import percentile
 from .measure import Round
 from .process import CpuReading, cpu_between
 
@@ -93,6 +95,48 @@ class RegistryVerdicts(unittest.TestCase):
     def test_one_server_alone_has_no_ratio(self):
         self.assertEqual(self._met({"load": {"set-64x16": {"apache": [{"per_second": 1, "p99_us": 1}]}},
                                     "memory": {"apache": {}}, "fanout": {"apache": {"last_us": [1]}}}), [])
+
+
+class Discovery(unittest.TestCase):
+    def _churn(self, p99s, memory=(100, 100, 100), reads=10, differences=0, errors=None):
+        kinds = ["quiet", "churn"] * (len(p99s) // 2)
+        return {"phases": [{"kind": kind, "p99_us": p99} for kind, p99 in zip(kinds, p99s)],
+                "memory": [[5.0 * number, kib] for number, kib in enumerate(memory)],
+                "to_read": 10, "reads": reads, "differences": differences, "errors": errors or {}}
+
+    def _met(self, results):
+        return [met for _, met in discovery_report.verdicts(results)]
+
+    def test_percentiles_are_values_that_occurred(self):
+        values = list(range(1, 101))
+        self.assertEqual([percentile(values, percent) for percent in (50, 99, 100)], [50, 99, 100])
+        self.assertEqual(percentile([7], 99), 7)
+        self.assertEqual(percentile([1, 2], 50), 1)
+
+    def test_a_churning_phase_is_compared_with_the_quiet_ones_around_it(self):
+        # The machine gets slower all the time: the first ratio does not notice, the last has one side only.
+        median, least, greatest = discovery_report.p99_ratio(self._churn([10, 15, 20, 30]))
+        self.assertEqual((median, least, greatest), (1.25, 1.0, 1.5))
+
+    def test_each_read_counts_and_the_lists_must_agree(self):
+        self.assertEqual(self._met({"churn": self._churn([10, 10])}), [True] * 4)
+        self.assertEqual(self._met({"churn": self._churn([10, 10], reads=11)}), [False, True, True, True])
+        self.assertEqual(self._met({"churn": self._churn([10, 10], differences=1)}), [False, True, True, True])
+
+    def test_memory_that_grows_is_not_flat_and_memory_that_swings_is(self):
+        self.assertEqual(self._met({"churn": self._churn([10, 10], memory=[100, 110, 120, 130])})[1], False)
+        self.assertEqual(self._met({"churn": self._churn([10, 10], memory=[100, 120, 120, 100])})[1], True)
+
+    def test_ratio_and_errors(self):
+        self.assertEqual(self._met({"churn": self._churn([100, 106])})[2], False)
+        self.assertEqual(self._met({"churn": self._churn([100, 105], errors={"failed": 1})})[2:], [True, False])
+
+    def test_times_have_units(self):
+        results = {"change": {"times_us": {"register": [10_000], "deregister": [10_001]}},
+                   "register": {"new": [100.0], "existing": [100.1]},
+                   "death": {"last_ms": [1, 51], "errors": {}},
+                   "restart": {"answers": [5000], "refuses": [500], "is silent": [501]}}
+        self.assertEqual(self._met(results), [True, False, True, False, False, True, True, False])
 
 
 if __name__ == "__main__":

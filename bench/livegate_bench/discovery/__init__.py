@@ -1,0 +1,1 @@
+"""How fast the gateway follows its registry, and what that costs: `bench/discovery`, one part per module."""
