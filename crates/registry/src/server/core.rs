@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use livegate_zk::proto::op_code::OpCode;
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::latency::Latency;
@@ -32,7 +32,7 @@ pub(super) const RECORD_OVERHEAD_BYTES: usize = 512;
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) address: SocketAddr,
-    pub(super) stream: TcpStream,
+    pub(super) outgoing: OwnedWriteHalf,
     pub(super) outbox: RefCell<Outbox>,
     /// Wakes the connection's task to look at everything anew.
     pub(super) wake: Notify,
@@ -153,7 +153,7 @@ impl Core {
     /// Takes in a client, unless its address has too many connections.
     pub(super) fn accept(
         &mut self,
-        stream: TcpStream,
+        outgoing: OwnedWriteHalf,
         address: SocketAddr,
     ) -> Option<Rc<Connection>> {
         let of_address = self.by_address.entry(address.ip()).or_default();
@@ -173,7 +173,7 @@ impl Core {
         let connection = Rc::new(Connection {
             id,
             address,
-            stream,
+            outgoing,
             outbox: RefCell::default(),
             wake: Notify::new(),
             ending: Cell::new(Ending::No),
@@ -407,7 +407,7 @@ impl Core {
         drop(numbers);
         let mut is_blocked = false;
         while !outbox.ready().is_empty() && !is_blocked {
-            match connection.stream.try_write(outbox.ready()) {
+            match connection.outgoing.try_write(outbox.ready()) {
                 Ok(0) | Err(_) => is_blocked = true,
                 Ok(count) => outbox.advance(count),
             }
