@@ -18,6 +18,7 @@ mod admin_client;
 mod demo;
 mod drain;
 mod duration;
+mod ensemble;
 mod events;
 mod explain;
 mod logging;

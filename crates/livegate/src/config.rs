@@ -15,6 +15,7 @@ use livegate_discovery::layout::Layout;
 use thiserror::Error;
 use toml::de::DeTable;
 
+use crate::access::TlsFiles;
 use crate::config::errors::Errors;
 use crate::config::section::{Section, Value};
 pub(crate) use crate::config::service::is_service_name;
@@ -212,6 +213,28 @@ pub struct RegistryConfig {
     pub session_timeout: Duration,
     /// The znode that holds more services and routes, in the same format; it is watched.
     pub config_path: Option<String>,
+    /// A file with `USER:PASSWORD` in each line: who to be in the registry.
+    pub auth_file: Option<PathBuf>,
+    /// Certificates in PEM of the authorities that servers are trusted by; with it connections are encrypted.
+    pub tls_ca: Option<PathBuf>,
+    /// The gateway's own chain of certificates in PEM; together with `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The name in the servers' certificates; by default each bears the name in `hosts`.
+    pub tls_server_name: Option<String>,
+}
+
+impl RegistryConfig {
+    /// Where certificates are, if connections are to be encrypted.
+    pub fn tls_files(&self) -> Option<TlsFiles> {
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        Some(TlsFiles {
+            ca: self.tls_ca.clone()?,
+            identity,
+            server_name: self.tls_server_name.clone(),
+        })
+    }
 }
 
 impl Default for RegistryConfig {
@@ -222,6 +245,11 @@ impl Default for RegistryConfig {
             data_dir: PathBuf::from("livegate-data/registry"),
             session_timeout: Duration::from_secs(10),
             config_path: None,
+            auth_file: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_server_name: None,
         }
     }
 }

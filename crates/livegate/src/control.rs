@@ -31,6 +31,7 @@ mod services;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 /// One revision of everything that a request looks at. Workers load it once per request, so
 /// routes, clusters and limits always belong together.
@@ -105,7 +106,8 @@ impl Control {
         let mut overlay = None;
         if let (Some(registry), Some(node)) = (&registry, &base.registry.config_path) {
             let client = registry.client().clone();
-            overlay = Some(Overlay::start(client, node, &base.discovery.snapshot_dir).await);
+            let directory = &base.discovery.snapshot_dir;
+            overlay = Some(Overlay::start(client, node, directory, &events).await);
         }
         // What was kept on disk was good when it was kept; what is wrong now is told of by the first change.
         let overlay_text = overlay.as_mut().and_then(Overlay::text);
@@ -142,7 +144,7 @@ impl Control {
         let mut tasks = JoinSet::new();
         if let Some(registry) = &registry {
             let (client, gateway) = (registry.client().clone(), Arc::clone(&published.gateway));
-            tasks.spawn(drains::acknowledge(client, gateway));
+            tasks.spawn(drains::acknowledge(client, gateway, events.clone()));
         }
         Ok(Self {
             services,

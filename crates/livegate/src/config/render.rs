@@ -1,6 +1,7 @@
 //! The configuration in effect as JSON, shaped and named like the file, secrets masked.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -48,6 +49,11 @@ impl Config {
                 "data_dir": registry.data_dir,
                 "session_timeout": show_duration(registry.session_timeout),
                 "config_path": registry.config_path.as_deref().unwrap_or_default(),
+                "auth_file": registry.auth_file.as_ref().map_or("", |_| MASK),
+                "tls_ca": registry.tls_ca.as_deref().unwrap_or(Path::new("")),
+                "tls_cert": registry.tls_cert.as_deref().unwrap_or(Path::new("")),
+                "tls_key": registry.tls_key.as_ref().map_or("", |_| MASK),
+                "tls_server_name": registry.tls_server_name.as_deref().unwrap_or_default(),
             },
             "discovery": {
                 "root": discovery.root,

@@ -113,6 +113,11 @@ fn every_value_is_read() {
         hosts = "zk1:2181,zk2:2181/chroot"
         data_dir = "a"
         session_timeout = "4s"
+        auth_file = "c"
+        tls_ca = "d"
+        tls_cert = "e"
+        tls_key = "f"
+        tls_server_name = "zk.example.com"
         [discovery]
         root = "/apps"
         auto_routes = false
@@ -157,6 +162,11 @@ fn every_value_is_read() {
             data_dir: "a".into(),
             session_timeout: Duration::from_secs(4),
             config_path: None,
+            auth_file: Some("c".into()),
+            tls_ca: Some("d".into()),
+            tls_cert: Some("e".into()),
+            tls_key: Some("f".into()),
+            tls_server_name: Some("zk.example.com".into()),
         }
     );
     assert_eq!(
@@ -453,6 +463,36 @@ fn wrong_values_say_what_to_write() {
             "[registry]",
             "hosts = \"zk1:2181\"",
             "registry.hosts: \"zk1:2181\" is not an IP address with a port, as in \"127.0.0.1:8080\"",
+        ),
+        (
+            "[registry]",
+            "tls_ca = \"ca.pem\"",
+            "registry.tls_ca: only an ensemble is reached over TLS: set registry.mode = \"external\", or leave this out",
+        ),
+        (
+            "[registry]\nmode = \"external\"",
+            "tls_server_name = \"zk\"",
+            "registry.tls_server_name: needs \"tls_ca\" as well: the authorities that servers are trusted by",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_cert = \"cert.pem\"",
+            "registry.tls_cert: needs \"tls_key\" as well",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_key = \"key.pem\"",
+            "registry.tls_key: needs \"tls_cert\" as well",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_server_name = \"a b\"",
+            "registry.tls_server_name: \"a b\" is neither a host name nor an IP address",
+        ),
+        (
+            "[registry]\nmode = \"none\"",
+            "auth_file = \"auth\"",
+            "registry.auth_file: needs a registry, and registry.mode is \"none\"",
         ),
         (
             "[registry]\nmode = \"external\"",
@@ -907,6 +947,12 @@ fn secrets_are_masked() {
     let text = r#"
         [admin]
         token_file = "/etc/token"
+        [registry]
+        mode = "external"
+        auth_file = "/etc/login"
+        tls_ca = "/etc/ca.pem"
+        tls_cert = "/etc/cert.pem"
+        tls_key = "/etc/key.pem"
         [[routes]]
         redirect = "https://user:password@example.com/a@b"
         status = 308
@@ -914,6 +960,9 @@ fn secrets_are_masked() {
     "#;
     let json = parse(text).unwrap().to_json();
     assert_eq!(json["admin"]["token_file"], "***");
+    assert_eq!(json["registry"]["auth_file"], "***");
+    assert_eq!(json["registry"]["tls_ca"], "/etc/ca.pem");
+    assert_eq!(json["registry"]["tls_key"], "***");
     assert_eq!(json["routes"][0]["redirect"], "https://***@example.com/a@b");
     assert_eq!(json["routes"][0]["headers"]["x-api-key"], "***");
     assert_eq!(json["routes"][0]["headers"]["x-canary"], "1");

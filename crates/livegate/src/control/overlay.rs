@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::control::trouble;
+use crate::events::Events;
+
 /// The text of the node; `None` while there is no such node, or nothing in it.
 pub(super) type Text = Option<Arc<str>>;
 
@@ -30,14 +33,20 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Overlay {
     /// Watches `node`. `directory` is where its last text is kept.
-    pub(super) async fn start(client: Client, node: &str, directory: &Path) -> Self {
+    pub(super) async fn start(
+        client: Client,
+        node: &str,
+        directory: &Path,
+        events: &Events,
+    ) -> Self {
         let file = directory.join("config_path.toml");
         let from_disk = file.clone();
         let saved = tokio::task::spawn_blocking(move || std::fs::read_to_string(from_disk).ok());
         let saved = saved.await.ok().flatten().map(Arc::from);
         let (sender, texts) = watch::channel(saved);
         let mut task = JoinSet::new();
-        task.spawn(follow(client, node.to_owned(), file, sender));
+        let events = events.clone();
+        task.spawn(follow(client, node.to_owned(), file, sender, events));
         Self { texts, _task: task }
     }
 
@@ -54,18 +63,29 @@ impl Overlay {
     }
 }
 
-async fn follow(client: Client, node: String, file: PathBuf, sender: watch::Sender<Text>) {
+async fn follow(
+    client: Client,
+    node: String,
+    file: PathBuf,
+    sender: watch::Sender<Text>,
+    events: Events,
+) {
+    let mut refusal = None;
     loop {
         let (text, mut watch) = match read(&client, &node).await {
             Ok(read) => read,
             Err(error) => {
-                if client.state().sessions > 0 {
-                    tracing::warn!("cannot read {node} (registry.config_path): {error}");
+                // That the registry is away is told of elsewhere.
+                if matches!(error, Error::Server(_)) && refusal.as_ref() != Some(&error) {
+                    let what = format!("cannot read {node} (registry.config_path)");
+                    trouble::refused(&events, None, &what, &error.to_string());
+                    refusal = Some(error);
                 }
                 sleep(RETRY).await;
                 continue;
             }
         };
+        refusal = None;
         let is_news = sender.send_if_modified(|latest| {
             let is_news = *latest != text;
             latest.clone_from(&text);

@@ -10,25 +10,15 @@ use livegate_discovery::{
     Discovery, DiscoveryOptions, Keeper, RootWatch, SavedSnapshots, ServiceOptions, ServiceWatch,
     Services, Snapshot, Status, Weights,
 };
-use livegate_zk::client::{
-    Client, ConnectOptions, ConnectStringError, ConnectionState, SessionEvent,
-};
+use livegate_zk::client::{Client, ConnectOptions, ConnectionState, SessionEvent};
 use livegate_zk::path;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::RegistryFacts;
 use crate::config::{Config, ServiceConfig, is_service_name};
+use crate::control::trouble;
 use crate::events::Events;
-
-/// Where the registry is and how to be known there.
-#[derive(Debug, Clone)]
-pub struct RegistryAddress {
-    /// A ZooKeeper connect string.
-    pub hosts: String,
-    /// The session timeout to ask for.
-    pub session_timeout: Duration,
-}
 
 /// A session with the registry, and what is watched through it.
 #[derive(Debug)]
@@ -40,6 +30,7 @@ pub struct Registry {
     saved: SavedSnapshots,
     /// What was on disk at the start, by the path of the service.
     known: BTreeMap<String, Arc<Snapshot>>,
+    events: Events,
     _tasks: JoinSet<()>,
 }
 
@@ -70,15 +61,9 @@ pub(super) type SnapshotSender = Arc<watch::Sender<Arc<Snapshot>>>;
 impl Registry {
     /// Connects in the background; nothing here waits for the registry. What is known from the disk is
     /// read first.
-    pub async fn start(
-        address: &RegistryAddress,
-        config: &Config,
-        events: &Events,
-    ) -> Result<Self, ConnectStringError> {
-        let client = Client::start(ConnectOptions {
-            session_timeout: address.session_timeout,
-            ..ConnectOptions::new(&address.hosts)?
-        });
+    pub async fn start(options: ConnectOptions, config: &Config, events: &Events) -> Self {
+        let is_tls = options.tls.is_some();
+        let client = Client::start(options);
         let discovery = Discovery::new(client.clone(), DiscoveryOptions::default());
         let saved = SavedSnapshots::new(&config.discovery.snapshot_dir);
         let known = load(&saved).await;
@@ -101,14 +86,24 @@ impl Registry {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_of_sessions(client.clone(), events.clone()));
-        Ok(Self {
+        tasks.spawn(trouble::tell_of_attempts(
+            client.clone(),
+            is_tls,
+            events.clone(),
+        ));
+        if let Some(root) = &root {
+            let (path, services) = (config.discovery.root.clone(), root.services.clone());
+            tasks.spawn(trouble::tell_of_root(path, services, events.clone()));
+        }
+        Self {
             client,
             discovery,
             root,
             saved,
             known,
+            events: events.clone(),
             _tasks: tasks,
-        })
+        }
     }
 
     /// The session's client.
@@ -172,6 +167,7 @@ impl Registry {
     /// Watches a service for its cluster.
     pub(super) fn feed(
         &self,
+        name: &str,
         config: &Config,
         service: &ServiceConfig,
         snapshots: SnapshotSender,
@@ -194,7 +190,8 @@ impl Registry {
             .expect("the path was checked when the file was read");
         let watch = Arc::new(watch);
         let mut task = JoinSet::new();
-        task.spawn(pass_on(Arc::clone(&watch), snapshots));
+        let (name, events) = (name.into(), self.events.clone());
+        task.spawn(pass_on(Arc::clone(&watch), snapshots, name, events));
         Feed {
             watch,
             _keeper: keeper,
@@ -282,12 +279,15 @@ fn weights(service: &ServiceConfig) -> Weights {
     }
 }
 
-/// Passes every snapshot on to the cluster, under numbers that only grow.
-async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender) {
+/// Passes every snapshot on to the cluster, under numbers that only grow; one that says nothing yet, only to
+/// show why.
+async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender, name: Arc<str>, events: Events) {
     let mut snapshots = watch.snapshots();
+    let mut before = Arc::new(Snapshot::pending());
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        if snapshot.status != Status::Pending {
+        trouble::tell_of_service(&name, &before, &snapshot, &events);
+        if snapshot.status != Status::Pending || snapshot.skipped != before.skipped {
             sender.send_modify(|latest| {
                 *latest = Arc::new(Snapshot {
                     revision: latest.revision + 1,
@@ -295,6 +295,7 @@ async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender) {
                 });
             });
         }
+        before = snapshot;
         if snapshots.changed().await.is_err() {
             return;
         }
