@@ -218,6 +218,11 @@ pub(super) fn discovery(mut section: Section<'_>) -> DiscoveryConfig {
         value.choice(&Layout::ALL.map(|layout| (layout.name(), layout)))
     });
     section.set("hold_grace", &mut discovery.hold_grace, duration);
+    section.set(
+        "forget_after",
+        &mut discovery.forget_after,
+        positive_duration,
+    );
     section.set("snapshot_dir", &mut discovery.snapshot_dir, path);
     section.finish();
     discovery

@@ -60,6 +60,7 @@ impl Config {
                 "auto_routes": discovery.auto_routes,
                 "layout": discovery.layout.name(),
                 "hold_grace": show_duration(discovery.hold_grace),
+                "forget_after": show_duration(discovery.forget_after),
                 "snapshot_dir": discovery.snapshot_dir,
             },
             "services": self.services.iter().map(|(name, service)| (name.clone(), service.to_json())).collect::<Map<_, _>>(),

@@ -123,6 +123,7 @@ fn every_value_is_read() {
         auto_routes = false
         layout = "auto"
         hold_grace = "2m"
+        forget_after = "3m"
         snapshot_dir = "b"
         [services.a]
         balance = "maglev"
@@ -176,6 +177,7 @@ fn every_value_is_read() {
             auto_routes: false,
             layout: Layout::Auto,
             hold_grace: Duration::from_secs(120),
+            forget_after: Duration::from_secs(180),
             snapshot_dir: "b".into(),
         }
     );
@@ -686,8 +688,8 @@ fn wrong_values_say_what_to_write() {
 fn wrong_routes_say_what_to_write() {
     for (lines, expected) in [
         (
-            "service = \"oders\"",
-            "routes[0].service: there is no service \"oders\", the nearest is \"orders\"",
+            "service = \"o/ders\"",
+            "routes[0].service: a service name is made of letters, digits, \".\", \"_\", \"-\" and \":\", for it is a part of paths",
         ),
         (
             "path = \"/a\"",
@@ -821,10 +823,35 @@ fn wrong_routes_say_what_to_write() {
         let message = found[0].splitn(3, ':').nth(2).unwrap().trim_start();
         assert_eq!(message, expected, "{lines}");
     }
+    let nowhere = |services: &str| {
+        mistakes(&format!(
+            "registry.mode = \"none\"\n[[routes]]\nservice = \"oders\"\n{services}"
+        ))
+    };
     assert_eq!(
-        mistakes("[[routes]]\nservice = \"a\""),
-        ["2:11: routes[0].service: there is no service \"a\": add [services.a]"]
+        nowhere(""),
+        ["3:11: routes[0].service: there is no service \"oders\": add [services.oders]"]
     );
+    assert_eq!(
+        nowhere("[services]\norders.instances = []"),
+        ["3:11: routes[0].service: there is no service \"oders\", the nearest is \"orders\""]
+    );
+}
+
+#[test]
+fn a_route_may_lead_to_a_service_that_is_found_in_the_registry() {
+    let text = "[services.orders]\n[[routes]]\nservice = \"orders\"\npath = \"/o\"\n[[routes]]\nservice = \"oders\"\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.routed_only(), BTreeSet::from(["oders"]));
+    assert!(!config.services.contains_key("oders"));
+    let meant = "a route leads to \"oders\", which is not in [services]: it has to register below /services, is \"orders\" meant?";
+    assert_eq!(config.notes(), [meant]);
+    let overlaid = extend(&config, "[[routes]]\npath = \"/u\"\nservice = \"users\"").unwrap();
+    assert_eq!(overlaid.routed_only(), BTreeSet::from(["oders", "users"]));
+    assert!(!overlaid.notes()[1].contains("meant"), "{overlaid:?}");
+    let base = parse("registry.mode = \"none\"").unwrap();
+    let errors = extend(&base, "[[routes]]\nservice = \"users\"").unwrap_err();
+    assert_eq!(errors[0].key_path, "routes[0].service");
 }
 
 #[test]
@@ -853,7 +880,7 @@ fn routes_that_differ_in_anything_are_no_duplicates() {
 
 #[test]
 fn all_mistakes_at_once_in_the_order_of_the_text() {
-    let text = "[[routes]]\nservice = \"oders\"\n[services.orders]\nbalance = \"rr\"\n[http]\n# ä\n\"wörkers\" = 1\nidle_timeout = 5\n";
+    let text = "[[routes]]\nservice = \"o ders\"\n[services.orders]\nbalance = \"rr\"\n[http]\n# ä\n\"wörkers\" = 1\nidle_timeout = 5\n";
     let errors = parse(text).unwrap_err();
     let places: Vec<_> = errors
         .iter()

@@ -1,7 +1,7 @@
 //! The part of the configuration that is in the registry: `registry.config_path` names a node whose data
 //! is services and routes, in the format of the file.
 //!
-//! What was read last is kept on disk beside the instance lists, so that a gateway that starts without its
+//! What was applied last is kept on disk beside the instance lists, so that a gateway that starts without its
 //! registry has its routes.
 
 use std::io::Write;
@@ -24,7 +24,9 @@ pub(super) type Text = Option<Arc<str>>;
 #[derive(Debug)]
 pub(super) struct Overlay {
     texts: watch::Receiver<Text>,
-    _task: JoinSet<()>,
+    /// What is in effect, and to be on disk.
+    applied: watch::Sender<Text>,
+    _tasks: JoinSet<()>,
 }
 
 /// Between two attempts to read the node after an error that is not of the connection: it may be that the
@@ -32,7 +34,7 @@ pub(super) struct Overlay {
 const RETRY: Duration = Duration::from_secs(2);
 
 impl Overlay {
-    /// Watches `node`. `directory` is where its last text is kept.
+    /// Watches `node`. `directory` is where the last text that was applied is kept.
     pub(super) async fn start(
         client: Client,
         node: &str,
@@ -43,11 +45,26 @@ impl Overlay {
         let from_disk = file.clone();
         let saved = tokio::task::spawn_blocking(move || std::fs::read_to_string(from_disk).ok());
         let saved = saved.await.ok().flatten().map(Arc::from);
+        let (applied, to_keep) = watch::channel(Text::clone(&saved));
         let (sender, texts) = watch::channel(saved);
-        let mut task = JoinSet::new();
+        let mut tasks = JoinSet::new();
         let events = events.clone();
-        task.spawn(follow(client, node.to_owned(), file, sender, events));
-        Self { texts, _task: task }
+        tasks.spawn(follow(client, node.to_owned(), sender, events));
+        tasks.spawn(keep(file, to_keep));
+        Self {
+            texts,
+            applied,
+            _tasks: tasks,
+        }
+    }
+
+    /// This text is in effect now.
+    pub(super) fn applied(&self, text: &Text) {
+        self.applied.send_if_modified(|applied| {
+            let is_other = applied != text;
+            applied.clone_from(text);
+            is_other
+        });
     }
 
     /// The text now.
@@ -63,13 +80,7 @@ impl Overlay {
     }
 }
 
-async fn follow(
-    client: Client,
-    node: String,
-    file: PathBuf,
-    sender: watch::Sender<Text>,
-    events: Events,
-) {
+async fn follow(client: Client, node: String, sender: watch::Sender<Text>, events: Events) {
     let mut refusal = None;
     loop {
         let (text, mut watch) = match read(&client, &node).await {
@@ -86,21 +97,25 @@ async fn follow(
             }
         };
         refusal = None;
-        let is_news = sender.send_if_modified(|latest| {
+        sender.send_if_modified(|latest| {
             let is_news = *latest != text;
-            latest.clone_from(&text);
+            *latest = text;
             is_news
         });
-        if is_news {
-            let (file, text) = (file.clone(), text.clone());
-            let saved = tokio::task::spawn_blocking(move || save(&file, text.as_deref()));
-            if let Ok(Err(error)) = saved.await {
-                tracing::warn!("cannot keep the text of {node} on disk: {error}");
-            }
-        }
         // It fires when the node is created, set or deleted, also after the connection was lost meanwhile.
         if watch.fired().await.is_none() {
             return;
+        }
+    }
+}
+
+/// Keeps on disk what is applied.
+async fn keep(file: PathBuf, mut applied: watch::Receiver<Text>) {
+    while applied.changed().await.is_ok() {
+        let (file, text) = (file.clone(), applied.borrow_and_update().clone());
+        let saved = tokio::task::spawn_blocking(move || save(&file, text.as_deref()));
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!("cannot keep the text of registry.config_path on disk: {error}");
         }
     }
 }

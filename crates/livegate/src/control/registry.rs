@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use livegate_discovery::{
     Discovery, DiscoveryOptions, Keeper, RootWatch, SavedSnapshots, ServiceOptions, ServiceWatch,
@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 
 use crate::admin::RegistryFacts;
 use crate::config::{Config, ServiceConfig, is_service_name};
-use crate::control::trouble;
+use crate::control::names::Names;
+use crate::control::{now, trouble};
 use crate::events::Events;
 
 /// A session with the registry, and what is watched through it.
@@ -31,15 +32,14 @@ pub struct Registry {
     /// What was on disk at the start, by the path of the service.
     known: BTreeMap<String, Arc<Snapshot>>,
     events: Events,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct Root {
     services: watch::Receiver<Arc<Services>>,
-    /// Every name that was ever there. A service whose node is gone is still a service: it has no
-    /// instances, which its clients are told, and it may come back.
-    names: BTreeSet<String>,
+    path: String,
+    names: Names,
     /// Names that cannot be a part of paths; each is told of once.
     refused: BTreeSet<Arc<str>>,
     events: Events,
@@ -78,6 +78,7 @@ impl Registry {
                 .expect("the path was checked when the file was read");
             Root {
                 services: watch.services(),
+                path: config.discovery.root.clone(),
                 names: names_below(&config.discovery.root, known.keys()),
                 refused: BTreeSet::new(),
                 events: events.clone(),
@@ -102,7 +103,7 @@ impl Registry {
             saved,
             known,
             events: events.clone(),
-            _tasks: tasks,
+            tasks,
         }
     }
 
@@ -123,21 +124,18 @@ impl Registry {
         }
     }
 
-    /// Resolves when other services are there than before. Never without `discovery.auto_routes`.
+    /// Resolves when services have come or gone: with true when there are some that were not there before.
+    /// Never without `discovery.auto_routes`.
     ///
     /// Cancel-safe.
-    pub async fn changed(&mut self) {
-        loop {
-            let Some(root) = &mut self.root else {
-                return std::future::pending().await;
-            };
-            if root.services.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            if root.take_in() {
-                return;
-            }
+    pub async fn changed(&mut self) -> bool {
+        let Some(root) = &mut self.root else {
+            return std::future::pending().await;
+        };
+        if root.services.changed().await.is_err() {
+            return std::future::pending().await;
         }
+        root.take_in()
     }
 
     /// Whether something is known without the registry.
@@ -148,7 +146,42 @@ impl Registry {
     /// The services that were found below the root.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let root = self.root.iter();
-        root.flat_map(|root| root.names.iter().map(String::as_str))
+        root.flat_map(|root| root.names.iter())
+    }
+
+    /// When there is a name that has been gone for this long, or when there are too many.
+    pub(super) fn forgets_at(&self, after: Duration) -> Option<Instant> {
+        self.root.as_ref()?.names.forgets_at(after)
+    }
+
+    /// The names that have been gone for this long, or are too many.
+    pub(super) fn gone_for(&self, after: Duration, now: Instant) -> Vec<String> {
+        let root = self.root.as_ref();
+        root.map(|root| root.names.gone_for(after, now))
+            .unwrap_or_default()
+    }
+
+    /// Such a name is needed: from now on it counts as just gone.
+    pub(super) fn keep(&mut self, name: &str, now: Instant) {
+        if let Some(root) = &mut self.root {
+            root.names.keep(name, now);
+        }
+    }
+
+    /// Such a name is no service any more, neither here nor on the disk.
+    pub(super) fn forget(&mut self, name: &str) {
+        let Some(root) = &mut self.root else { return };
+        root.names.forget(name);
+        let path = path::join(&root.path, name);
+        self.known.remove(&path);
+        let saved = self.saved.clone();
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(async move {
+            let removed = tokio::task::spawn_blocking(move || (saved.remove(&path), path));
+            if let Ok((Err(error), path)) = removed.await {
+                tracing::warn!("cannot remove the list of {path}, which is gone: {error}");
+            }
+        });
     }
 
     /// Resolves when it is known which services there are, or that this cannot be known now.
@@ -224,10 +257,12 @@ impl Root {
                 }
                 continue;
             }
-            if !self.names.contains(&**name) {
-                self.names.insert(name.to_string());
-                is_news = true;
-            }
+            is_news |= self.names.is_there(name);
+        }
+        // What cannot be asked has not gone.
+        if matches!(services.status, Status::Live | Status::Absent) {
+            self.names.others_are_gone(&services.names, now());
+            self.refused.retain(|name| services.names.contains(name));
         }
         is_news
     }
@@ -264,7 +299,7 @@ fn age(snapshot: &Snapshot) -> Duration {
 }
 
 /// The names of services that are children of the root.
-fn names_below<'a>(root: &str, paths: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+fn names_below<'a>(root: &str, paths: impl Iterator<Item = &'a String>) -> Names {
     paths
         .filter(|path| path::parent(path) == Some(root))
         .map(|path| path::name(path).to_owned())
@@ -283,7 +318,7 @@ fn weights(service: &ServiceConfig) -> Weights {
 /// show why.
 async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender, name: Arc<str>, events: Events) {
     let mut snapshots = watch.snapshots();
-    let mut before = Arc::new(Snapshot::pending());
+    let mut before = Arc::clone(&snapshots.borrow());
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         trouble::tell_of_service(&name, &before, &snapshot, &events);

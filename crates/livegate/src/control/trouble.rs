@@ -35,9 +35,12 @@ pub(super) async fn tell_of_attempts(client: Client, is_tls: bool, events: Event
                 // The loss itself is told of as that, unless more is to be said.
                 let advice = advice(&cause, is_tls);
                 let is_loss = std::mem::replace(&mut was_connected, false) && advice.is_none();
+                let cause = cause.to_string();
+                // Its number tells people nothing more.
+                let cause = cause.split(" (os error").next().unwrap_or_default();
                 let text = match advice {
                     Some(advice) => format!("{cause}: {advice}"),
-                    None => cause.to_string(),
+                    None => cause.to_owned(),
                 };
                 if !is_loss && told.len() < CAUSES_MAX && told.insert(text.clone()) {
                     tracing::warn!("no connection to the registry: {text}");
