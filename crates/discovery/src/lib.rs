@@ -70,11 +70,14 @@
 //!   then is held for as long as its probes pass, up to [`HoldPolicy::grace`].
 //! - **Nobody is fit.** Then the least bad are picked, and [`Pick::is_panic`] says so. [`NoEndpoint`] tells why
 //!   there is nothing at all to pick: not known yet, no such service, no instances, none that takes requests.
+//! - **The registry is protected.** A client with an identity keeps others from changing what it registers, and
+//!   lets everybody read it; parents that are missing are made so that others may add to them, not take away.
 //! - **A session ends.** Registrations are made again in the next one, watches go on by themselves.
 //!
 //! [`drain`] is the handshake by which an instance leaves without losing a request, [`layout`] how other
 //! registrars' nodes are read.
 
+mod acl;
 mod balance;
 mod balancer;
 mod dice;

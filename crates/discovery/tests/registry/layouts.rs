@@ -87,7 +87,7 @@ const CASES: [Case; 10] = [
     (
         Layout::ShenYu,
         "10.0.0.8:9195",
-        r#"{"appName":"http","host":"10.0.0.8","port":9195,"weight":30,"status":0}"#,
+        r#"{"appName":"http","host":"10.0.0.8","port":9195,"status":0,"weight":30}"#,
         "10.0.0.8:9195",
         "10.0.0.8:9195",
     ),

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{Token, TokenError};
+use crate::health::probe::in_words;
 
 /// Whom to ask, and how to show what it says.
 #[derive(Debug, Args)]
@@ -163,15 +164,6 @@ impl AdminError {
             Self::Foreign { .. } | Self::TokenNeeded { .. } | Self::TokenWrong { .. } => false,
         }
     }
-}
-
-/// "connection refused" rather than "Connection refused (os error 111)".
-fn in_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(chars).collect()
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -62,15 +62,24 @@ const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 /// and sees no reset.
 const LINGER: Duration = Duration::from_millis(50);
 
+/// "connection refused" rather than "Connection refused (os error 111)".
+pub(crate) fn in_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
+}
+
 /// Asks the question; takes no longer than `patience` (and the lingering).
 pub async fn ask(address: SocketAddr, question: &Question, patience: Duration) -> Finding {
     let deadline = Instant::now() + patience;
     let mut stream = match timeout_at(deadline, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if is_local_shortage(&error) => {
-            return Finding::Prevented(error.to_string());
+            return Finding::Prevented(in_words(&error));
         }
-        Ok(Err(error)) => return Finding::Unreachable(error.to_string()),
+        Ok(Err(error)) => return Finding::Unreachable(in_words(&error)),
         Err(_) => return Finding::TimedOut,
     };
     let request = match question {

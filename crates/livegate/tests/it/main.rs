@@ -15,6 +15,7 @@ mod harness;
 mod kill;
 mod memory;
 mod observe;
+mod protected;
 mod register_command;
 mod registry_kill;
 mod reload;

@@ -12,8 +12,11 @@ use super::port::Port;
 use super::turn;
 use super::wait::holds_within;
 
-/// Where Debian's package `zookeeper` puts it.
+/// Where Debian's package `zookeeper` puts it, and what else it needs for TLS, which that package forgets to
+/// name.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
+const MORE_JARS: &str = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:\
+                         /usr/share/java/netty-transport-native-unix-common.jar";
 
 /// A Java machine starts slowly where many do.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ pub(crate) struct ZooKeeper {
     directory: tempfile::TempDir,
     port: Port,
     tick: Duration,
+    /// More lines of its configuration.
+    extra: String,
     process: Option<Child>,
     /// Released when the file is closed.
     _turn: Option<File>,
@@ -43,13 +48,24 @@ impl ZooKeeper {
     /// Starts a server with ticks of this length; sessions time out after 2 to 20 of them. `None`, with
     /// a line that says so, where there is no such server.
     pub(crate) fn start(kind: Kind, tick: Duration) -> Option<ZooKeeper> {
+        ZooKeeper::start_with(kind, tick, |_| String::new())
+    }
+
+    /// The same, with more lines in its configuration, which may name files in its directory.
+    pub(crate) fn start_with(
+        kind: Kind,
+        tick: Duration,
+        extra: impl FnOnce(&Path) -> String,
+    ) -> Option<ZooKeeper> {
         let turn = match kind {
             Kind::Embedded => None,
             Kind::Apache => Some(turn_of_java()?),
         };
+        let directory = tempfile::tempdir().unwrap();
         let mut server = ZooKeeper {
             kind,
-            directory: tempfile::tempdir().unwrap(),
+            extra: extra(directory.path()),
+            directory,
             port: Port::claim(),
             tick,
             process: None,
@@ -64,10 +80,11 @@ impl ZooKeeper {
         let directory = self.directory.path();
         let config = format!(
             "tickTime={}\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n",
+             admin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{}",
             self.tick.as_millis(),
             directory.join("data").display(),
             self.port.number(),
+            self.extra,
         );
         let file = directory.join("zoo.cfg");
         std::fs::write(&file, config).unwrap();
@@ -80,7 +97,7 @@ impl ZooKeeper {
         // A killed process loses nothing that the kernel has, so the disk need not be waited for.
         command
             .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-cp", JAR])
+            .args(["-cp", &format!("{JAR}:{MORE_JARS}")])
             .args([
                 "-Dzookeeper.extendedTypesEnabled=true",
                 "-Dzookeeper.forceSync=no",
