@@ -83,6 +83,7 @@ mod endpoint;
 pub mod layout;
 mod pick;
 mod policy;
+pub mod probe;
 pub mod registrar;
 mod saved;
 mod shared_map;
