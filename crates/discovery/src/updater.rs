@@ -600,6 +600,7 @@ impl Updater {
             slots: self.roll.slots().clone(),
             shadowed: Arc::clone(&self.shadowed),
         }));
+        self.shared.published.notify_waiters();
     }
 }
 
