@@ -605,14 +605,15 @@ impl Updater {
 }
 
 /// How long a table for keys is good for, though others have come meanwhile: those that went are
-/// passed over in any table. To make one costs some 2 microseconds for each endpoint, of which a
-/// 25th of a processor is spent on it at most. Of few endpoints it is made at once.
+/// passed over in any table. To make one costs 1 to 3 milliseconds, of which a 25th of a processor is
+/// spent on it at most. Of few endpoints it is made at once.
 fn table_pause(open: usize) -> Duration {
     const FEW: usize = 256;
-    const PAUSE_EACH: Duration = Duration::from_micros(50);
+    const PAUSE: Duration = Duration::from_millis(50);
+    const PAUSE_EACH: Duration = Duration::from_micros(4);
     match u32::try_from(open) {
         _ if open <= FEW => Duration::ZERO,
-        Ok(open) => PAUSE_EACH * open,
+        Ok(open) => PAUSE + PAUSE_EACH * open,
         Err(_) => Duration::from_secs(60),
     }
 }
