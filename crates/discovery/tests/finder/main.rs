@@ -1,0 +1,13 @@
+//! The ready-made client with real sockets and a real registry: whatever dies and comes back, no call fails.
+
+#[cfg(test)]
+mod calls;
+#[cfg(test)]
+#[path = "../../../zk/tests/client/embedded.rs"]
+mod embedded;
+#[cfg(test)]
+mod instance;
+#[cfg(test)]
+mod lists;
+#[cfg(test)]
+mod registered;
