@@ -139,7 +139,8 @@ fn registry_options(
     if let Some(file) = &registry.auth_file {
         logins = access::read_logins(file).context("registry.auth_file")?;
     }
-    if let Ok(text) = std::env::var(access::AUTH_VARIABLE) {
+    let variable = std::env::var(access::AUTH_VARIABLE);
+    if let Some(text) = variable.ok().filter(|text| !text.is_empty()) {
         let login = Login::parse(&text).map_err(anyhow::Error::msg);
         logins.push(login.context(access::AUTH_VARIABLE)?);
     }
