@@ -99,12 +99,12 @@ impl Trouble {
 #[derive(Debug, Error)]
 pub enum AccessError {
     /// A file cannot be read.
-    #[error("cannot read {file}: {source}")]
+    #[error("cannot read {file}: {cause}")]
     Unreadable {
         /// The file.
         file: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A line of a file is no identity.
     #[error("{file}:{line}: {problem}")]
@@ -123,12 +123,12 @@ pub enum AccessError {
         file: String,
     },
     /// Certificates or keys are not what they should be.
-    #[error("cannot use {files}: {source}")]
+    #[error("cannot use {files}: {cause}")]
     Tls {
         /// The files.
         files: String,
         /// Why.
-        source: TlsError,
+        cause: TlsError,
     },
 }
 
@@ -158,14 +158,14 @@ pub fn read_logins(file: &Path) -> Result<Vec<Login>, AccessError> {
 impl TlsFiles {
     /// Reads them. Blocks on the disk.
     pub fn load(&self) -> Result<TlsOptions, AccessError> {
-        let refused = |source| {
+        let refused = |cause| {
             let mut files = vec![self.ca.display().to_string()];
             if let Some((chain, key)) = &self.identity {
                 files.extend([chain, key].map(|file| file.display().to_string()));
             }
             AccessError::Tls {
                 files: files.join(", "),
-                source,
+                cause,
             }
         };
         let ca = read(&self.ca)?;
@@ -183,9 +183,9 @@ impl TlsFiles {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, AccessError> {
-    std::fs::read(file).map_err(|source| AccessError::Unreadable {
+    std::fs::read(file).map_err(|cause| AccessError::Unreadable {
         file: file.display().to_string(),
-        source,
+        cause,
     })
 }
 

@@ -118,7 +118,7 @@ pub struct Token(Vec<u8>);
 #[derive(Debug, Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("cannot read admin.token_file {path}: {source}")]
+    #[error("cannot read admin.token_file {path}")]
     Unreadable {
         /// The file.
         path: String,

@@ -158,8 +158,17 @@ enum Command {
         #[command(flatten)]
         admin: AdminArguments,
     },
-    /// Give up an instance that is held, though the registry no longer names it; without one, all of the
-    /// service.
+    /// Send requests again to an instance that was drained.
+    #[command(after_help = "Example:\n  livegate undrain orders 10.0.0.3:8080")]
+    Undrain {
+        /// The service.
+        service: String,
+        /// Its instance.
+        instance: String,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Give up instances that are held although the registry no longer names them.
     #[command(
         after_help = "Example:\n  livegate drop orders\n  livegate drop orders 10.0.0.3:8080\n\n\
         It is used again when it registers again."
@@ -169,16 +178,6 @@ enum Command {
         service: String,
         /// Its instance; without it all that are held.
         instance: Option<String>,
-        #[command(flatten)]
-        admin: AdminArguments,
-    },
-    /// Send requests again to an instance that was drained.
-    #[command(after_help = "Example:\n  livegate undrain orders 10.0.0.3:8080")]
-    Undrain {
-        /// The service.
-        service: String,
-        /// Its instance.
-        instance: String,
         #[command(flatten)]
         admin: AdminArguments,
     },

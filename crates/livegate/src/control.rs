@@ -280,6 +280,10 @@ impl Control {
     fn tell_missing(&mut self) {
         let (config, gateway) = (self.published.config.load(), self.published.gateway.load());
         let mut missing = BTreeSet::new();
+        // Another one that is not there is not meant.
+        let is_there = |cluster: &&Arc<Cluster>| cluster.balancer.view().status() != Status::Absent;
+        let known = gateway.clusters.iter().filter(is_there);
+        let known: Vec<&str> = known.map(|cluster| &*cluster.name).collect();
         for name in config.routed_only() {
             let cluster = gateway.clusters.iter().find(|known| *known.name == *name);
             let is_missing =
@@ -288,11 +292,10 @@ impl Control {
                 continue;
             }
             if !self.missing.contains(name) {
-                let known = gateway.clusters.iter().map(|cluster| &*cluster.name);
                 let cause = format!(
                     "a route leads to it, but it is not in [services], and nobody has registered below {}/{name} (yet){}",
                     config.discovery.root.trim_end_matches('/'),
-                    config::perhaps_meant(name, known),
+                    config::perhaps_meant(name, known.iter().copied()),
                 );
                 tracing::warn!("service {name} is absent: {cause}");
                 self.events

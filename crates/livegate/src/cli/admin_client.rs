@@ -93,13 +93,13 @@ pub(super) enum AdminError {
     /// Nobody listens there, or it cannot be found.
     #[error(
         "no gateway answers at {url} ({}): start it with 'livegate run', or name its admin address with --admin",
-        in_words(source)
+        in_words(cause)
     )]
     Unreachable {
         /// Where.
         url: AdminUrl,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is connected, but says nothing, or not all of it.
     #[error("the gateway at {url} has not answered within {} s: try again, or look at its log", ANSWER_TIMEOUT.as_secs())]
@@ -109,13 +109,13 @@ pub(super) enum AdminError {
     },
     /// The connection broke.
     #[error(
-        "the connection to the gateway at {url} broke ({source}): try again, or look at its log"
+        "the connection to the gateway at {url} broke ({cause}): try again, or look at its log"
     )]
     Broken {
         /// Where.
         url: AdminUrl,
         /// How.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The answer is not one of a gateway.
     #[error(
@@ -275,9 +275,9 @@ impl AdminClient {
         path: &str,
         last_id: Option<&str>,
     ) -> Result<(Response<Incoming>, JoinSet<()>), AdminError> {
-        let unreachable = |source| AdminError::Unreachable {
+        let unreachable = |cause| AdminError::Unreachable {
             url: self.url.clone(),
-            source,
+            cause,
         };
         let host = self.url.host.trim_start_matches('[').trim_end_matches(']');
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.url.port))).await;
@@ -346,10 +346,10 @@ impl AdminClient {
         }
     }
 
-    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
+    fn broken(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
         AdminError::Broken {
             url: self.url.clone(),
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 }

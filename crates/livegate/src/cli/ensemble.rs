@@ -96,7 +96,7 @@ impl EnsembleArguments {
     /// What the client wants; reads the files.
     pub(super) fn options(&self) -> anyhow::Result<ConnectOptions> {
         let mut options = self.registry.0.clone();
-        let in_file = self.auth_file.as_deref().map(access::read_logins);
+        let in_file = given(&self.auth_file).map(|file| access::read_logins(&file));
         let in_file = in_file.transpose().context("--auth-file")?;
         let logins = self.auth.iter().chain(in_file.iter().flatten());
         options.credentials = logins.map(Login::credential).collect();
@@ -106,22 +106,29 @@ impl EnsembleArguments {
     }
 
     fn tls_files(&self) -> Result<Option<TlsFiles>, Usage> {
-        let identity = match (&self.tls_cert, &self.tls_key) {
-            (Some(chain), Some(key)) => Some((chain.clone(), key.clone())),
+        let identity = match (given(&self.tls_cert), given(&self.tls_key)) {
+            (Some(chain), Some(key)) => Some((chain, key)),
             (None, None) => None,
             (Some(_), None) => return Err(Usage("--tls-cert needs --tls-key as well".to_owned())),
             (None, Some(_)) => return Err(Usage("--tls-key needs --tls-cert as well".to_owned())),
         };
-        match &self.tls_ca {
+        let name = self.tls_server_name.clone();
+        let server_name = name.filter(|name| !name.is_empty());
+        match given(&self.tls_ca) {
             Some(ca) => Ok(Some(TlsFiles {
-                ca: ca.clone(),
+                ca,
                 identity,
-                server_name: self.tls_server_name.clone(),
+                server_name,
             })),
-            None if identity.is_some() || self.tls_server_name.is_some() => Err(Usage(
+            None if identity.is_some() || server_name.is_some() => Err(Usage(
                 "TLS needs --tls-ca: the authorities that servers are trusted by".to_owned(),
             )),
             None => Ok(None),
         }
     }
+}
+
+/// An empty variable of the environment is none.
+fn given(file: &Option<PathBuf>) -> Option<PathBuf> {
+    file.clone().filter(|file| !file.as_os_str().is_empty())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use livegate_registry::Server;
 use livegate_zk::client::ConnectOptions;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -114,9 +114,12 @@ fn start_embedded_registry(config: &Config) -> anyhow::Result<Option<Server>> {
     let mut options = livegate_registry::Options::new(listen, &config.registry.data_dir);
     // On one machine all instances come from one address.
     options.connections_per_address_max = EMBEDDED_CONNECTIONS_MAX;
-    let server = Server::start(options).with_context(|| {
-        "cannot start the embedded registry: choose another address in registry.hosts or directory in \
-         registry.data_dir, or use registry.mode = \"external\" or \"none\""
+    // It names its cause.
+    let server = Server::start(options).map_err(|error| {
+        anyhow!(
+            "cannot start the embedded registry ({error}): choose another address in registry.hosts or \
+             directory in registry.data_dir, or use registry.mode = \"external\" or \"none\""
+        )
     })?;
     tracing::info!("registry on {}", server.address());
     Ok(Some(server))
@@ -139,7 +142,8 @@ fn registry_options(
     if let Some(file) = &registry.auth_file {
         logins = access::read_logins(file).context("registry.auth_file")?;
     }
-    if let Ok(text) = std::env::var(access::AUTH_VARIABLE) {
+    let variable = std::env::var(access::AUTH_VARIABLE);
+    if let Some(text) = variable.ok().filter(|text| !text.is_empty()) {
         let login = Login::parse(&text).map_err(anyhow::Error::msg);
         logins.push(login.context(access::AUTH_VARIABLE)?);
     }

@@ -371,6 +371,7 @@ fn files_that_are_not_what_they_should_be_end_the_start() {
         missing.contains("registry.auth_file: cannot read /nonexistent/login: "),
         "{missing}"
     );
+    assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
     let login = write(directory.path(), "login", "secret\n");
     let wrong = start(&format!("auth_file = \"{}\"", login.display()));
     assert!(
