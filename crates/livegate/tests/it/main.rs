@@ -6,6 +6,8 @@
 )]
 
 mod admin_commands;
+#[path = "../../../zk/tests/support/apache.rs"]
+mod apache;
 mod conformance;
 mod crowd;
 mod demo;

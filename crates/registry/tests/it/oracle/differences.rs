@@ -5,6 +5,10 @@
 //! - What becomes of the connection of a session that somebody else claims with a wrong password.
 //!   ZooKeeper 3.8 closes it before it looks at the password, so that anybody who knows a session's id can
 //!   disconnect it; the registry looks first.
+//! - The zxids that the registry leaves out each time it starts, so that it can never give one twice, not even
+//!   after losing its directory. ZooKeeper alone counts on.
+//! - `zk_approximate_data_size`, for which ZooKeeper counts the characters of paths and the registry their
+//!   bytes.
 //!
 //! Not sent at all:
 //!
@@ -15,8 +19,12 @@
 //!   registry answers both.
 //! - checkWatches: ZooKeeper 3.8 says yes when anybody watches the path; the registry, like later versions,
 //!   when the caller does.
+//! - Anything but quotas in the nodes of quotas: a ZooKeeper that cannot read the numbers in
+//!   `zookeeper_stats` ends at the next write below that quota's path.
 //! - Paths with characters beyond U+FFFF in what is answered with the path: ZooKeeper sends surrogates,
 //!   which are not UTF-8. No node can have such a path.
+//! - Texts with bytes that are not UTF-8: ZooKeeper takes U+FFFD for them, which no path may have; the
+//!   registry refuses the request as one that it cannot read.
 //! - IPv6 networks in access control lists, which ZooKeeper 3.8 refuses and the registry takes.
 //! - setWatches with a made-up zxid that the registry has passed and ZooKeeper has not: one counts from the
 //!   time, the other from nothing.
