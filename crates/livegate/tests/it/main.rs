@@ -8,6 +8,7 @@
 mod admin_commands;
 #[path = "../../../zk/tests/support/apache.rs"]
 mod apache;
+mod classic;
 mod conformance;
 mod crowd;
 mod demo;
