@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use livegate_registry::{Options, Server, Whitelist};
 
-use crate::apache::Apache;
+use crate::apache::{Apache, own_ip};
 
 /// What both servers are started with. Whoever has authenticated as `super:test` may do everything, and
 /// nothing is reaped in the time that a test takes.
@@ -45,7 +45,8 @@ impl Judged {
     /// An empty server.
     pub(crate) fn start(settings: &Settings) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let listen = "127.0.0.1:0".parse().unwrap();
+        // On 127.0.0.1, clients that other tests have left behind may knock at the port that it happens to get.
+        let listen = (own_ip(), 0).into();
         let options = Options {
             tick_time: settings.tick,
             session_timeout_min: Some(settings.timeouts.0),

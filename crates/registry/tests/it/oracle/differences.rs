@@ -14,6 +14,9 @@
 //!
 //! - Two watches of different kinds by one connection on one path. ZooKeeper 3.8 keeps one mode for both:
 //!   a one-shot watch turns a persistent one into a one-shot one (ZOOKEEPER-4466, mended in 3.9).
+//! - A multi with a create that has the flags of a time to live and none, while more requests are under way.
+//!   ZooKeeper refuses it as one that it cannot read, and forgets to take back what its other parts have
+//!   prepared: until its end is processed, later requests find nodes that never were.
 //! - Operations 20 (deleteContainer) and -10 (createSession), which servers send to themselves.
 //! - Operation 13 (check) outside a multi: ZooKeeper answers one that fails and never one that holds; the
 //!   registry answers both.

@@ -103,6 +103,8 @@ pub(crate) struct Generator {
     steps: usize,
     /// Steps that are decided.
     queue: Vec<Step>,
+    /// Whether the next request will not wait for an answer; see [`differences`].
+    in_burst: bool,
 }
 
 #[derive(Default)]
@@ -129,6 +131,7 @@ impl Generator {
             created: Vec::new(),
             steps: 0,
             queue: Vec::new(),
+            in_burst: false,
         }
     }
 
@@ -194,7 +197,9 @@ impl Generator {
             31..33 => self.expire(slot),
             33..73 => {
                 let count = self.rng.usize(2..8);
+                self.in_burst = true;
                 let requests = (0..count).map(|_| self.plain_request(slot)).collect();
+                self.in_burst = false;
                 Step::Burst { slot, requests }
             }
             _ => {
@@ -434,6 +439,7 @@ impl Generator {
                 let (flags, ttl_ms) = match kind {
                     5 => (4, 0),
                     6 => self.ttl(flags),
+                    _ if self.in_burst && matches!(flags, 5 | 6) => (0, 0),
                     _ => (flags, 0),
                 };
                 Part {

@@ -26,12 +26,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const LONG_MS: i32 = 3_600_000;
 
 /// What is compared of `mntr`.
-const COUNTS: &[&str] = &[
-    "zk_znode_count",
-    "zk_watch_count",
-    "zk_ephemerals_count",
-    "zk_global_sessions",
-];
+const COUNTS: &[&str] = &["zk_znode_count", "zk_watch_count", "zk_ephemerals_count"];
 
 /// A server and everything that is known about it.
 pub(crate) struct Side {
@@ -471,6 +466,17 @@ impl Side {
             .map(|line| line.trim_end().to_owned())
             .collect();
         lines.sort();
+        let dump = ask(self.address, "dump").unwrap();
+        let mut sessions: Vec<_> = dump
+            .lines()
+            .filter_map(|line| line.strip_prefix("\t0x"))
+            .map(|id| {
+                self.words
+                    .session(i64::from_str_radix(id.trim_end(), 16).unwrap())
+            })
+            .collect();
+        sessions.sort();
+        lines.push(format!("sessions: {}", sessions.join(", ")));
         lines
     }
 

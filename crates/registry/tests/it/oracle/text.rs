@@ -282,7 +282,7 @@ impl Words {
         }
     }
 
-    fn session(&self, id: i64) -> String {
+    pub(crate) fn session(&self, id: i64) -> String {
         match self.sessions.iter().position(|&session| session == id) {
             Some(number) => format!("session {number}"),
             None if id == 0 => "none".to_owned(),
