@@ -45,7 +45,6 @@ impl Judged {
     /// An empty server.
     pub(crate) fn start(settings: &Settings) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // On 127.0.0.1, clients that other tests have left behind may knock at the port that it happens to get.
         let listen = (own_ip(), 0).into();
         let options = Options {
             tick_time: settings.tick,

@@ -228,7 +228,8 @@ pub(crate) async fn watches(address: SocketAddr) -> usize {
 }
 
 /// An address that hardly anybody else uses. A killed server's port must be free when it comes back, and
-/// connections to anywhere in 127/8 come from 127.0.0.1, so here nobody takes it meanwhile.
+/// connections to anywhere in 127/8 come from 127.0.0.1, so here nobody takes it meanwhile; nor does a client
+/// that another test has left behind knock here.
 pub(crate) fn own_ip() -> Ipv4Addr {
     let mut source = fastrand::Rng::new();
     Ipv4Addr::new(127, source.u8(1..), source.u8(..), source.u8(1..255))

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use livegate_registry::{Options, Server, Whitelist};
 
+use crate::apache::own_ip;
+
 /// A server of its own, with a data directory of its own.
 pub(crate) struct Embedded {
     directory: tempfile::TempDir,
@@ -18,7 +20,7 @@ impl Embedded {
     pub(crate) fn start(tick: Duration) -> Self {
         let mut server = Self {
             directory: tempfile::tempdir().unwrap(),
-            address: "127.0.0.1:0".parse().unwrap(),
+            address: (own_ip(), 0).into(),
             tick,
             server: None,
         };
