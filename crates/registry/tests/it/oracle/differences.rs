@@ -17,6 +17,10 @@
 //! - A multi with a create that has the flags of a time to live and none, while more requests are under way.
 //!   ZooKeeper refuses it as one that it cannot read, and forgets to take back what its other parts have
 //!   prepared: until its end is processed, later requests find nodes that never were.
+//! - setACL while more requests are under way: ZooKeeper checks those that follow against the list as it was,
+//!   until the new one is applied; the registry against the new one.
+//! - A SASL token that is null, on which ZooKeeper closes the connection; the registry, which has no SASL either
+//!   way, answers as to any other token.
 //! - Operations 20 (deleteContainer) and -10 (createSession), which servers send to themselves.
 //! - Operation 13 (check) outside a multi: ZooKeeper answers one that fails and never one that holds; the
 //!   registry answers both.
@@ -44,6 +48,7 @@ use super::step::Request;
 pub(crate) fn is_not_sent(request: &Request) -> bool {
     match OpCode::from_code(request.op_code) {
         Some(OpCode::Check | OpCode::CheckWatches) => true,
+        Some(OpCode::Sasl) => request.body.starts_with(&(-1_i32).to_be_bytes()),
         Some(OpCode::SetWatches | OpCode::SetWatches2) => {
             const BEYOND_BOTH: i64 = i64::MAX - u32::MAX as i64;
             let zxid = request.body.first_chunk().copied().map(i64::from_be_bytes);

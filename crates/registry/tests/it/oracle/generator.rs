@@ -265,7 +265,10 @@ impl Generator {
             50..58 => self.read(slot, OpCode::GetData),
             58..66 => self.read(slot, OpCode::Exists),
             66..74 => self.read(slot, OpCode::GetChildren2),
-            74..80 => self.access_control(),
+            74..80 => {
+                let path = self.path();
+                self.finish(Body::GetAcl(PathOnly { path: &path }))
+            }
             80..90 => self.multi(),
             90..94 => self.multi_read(),
             94..97 => self.add_watch(slot),
