@@ -16,12 +16,12 @@ use crate::harness::zookeeper::{Kind, ZooKeeper};
 const TICK: Duration = Duration::from_millis(500);
 
 /// A registry, and the everyday commands on it.
-struct Registry {
-    server: ZooKeeper,
+pub(crate) struct Registry {
+    pub(crate) server: ZooKeeper,
 }
 
 impl Registry {
-    fn start() -> Registry {
+    pub(crate) fn start() -> Registry {
         let server = ZooKeeper::start(Kind::Embedded, TICK).expect("it is this build");
         Registry { server }
     }
@@ -34,12 +34,12 @@ impl Registry {
     }
 
     /// Registers as the classic gateway's services do: the name is the address.
-    fn register(&self, service: &str, address: SocketAddr) {
+    pub(crate) fn register(&self, service: &str, address: SocketAddr) {
         let path = format!("/services/{service}/{address}");
         self.zk(&["create", "-p", &path, ""]);
     }
 
-    fn deregister(&self, service: &str, address: SocketAddr) {
+    pub(crate) fn deregister(&self, service: &str, address: SocketAddr) {
         self.zk(&["delete", &format!("/services/{service}/{address}")]);
     }
 
@@ -49,18 +49,18 @@ impl Registry {
         setup.registry(&hosts).registry(lines)
     }
 
-    fn gateway(&self, lines: &str) -> Gateway {
+    pub(crate) fn gateway(&self, lines: &str) -> Gateway {
         self.setup(lines).start()
     }
 }
 
-fn service(gateway: &Gateway, name: &str) -> Value {
+pub(crate) fn service(gateway: &Gateway, name: &str) -> Value {
     let response = gateway.admin(&format!("/api/v1/services/{name}"));
     serde_json::from_slice(&response.body).unwrap_or(Value::Null)
 }
 
 /// The states of a service's instances by address.
-fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
+pub(crate) fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
     let service = service(gateway, name);
     let instances = service["instances"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -70,7 +70,7 @@ fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn wait_until_served(gateway: &Gateway, target: &str) {
+pub(crate) fn wait_until_served(gateway: &Gateway, target: &str) {
     wait_until(&format!("{target} is served"), || {
         gateway.get(target).status == 200
     });

@@ -6,6 +6,9 @@
 )]
 
 mod admin_commands;
+#[path = "../../../zk/tests/support/apache.rs"]
+mod apache;
+mod classic;
 mod conformance;
 mod crowd;
 mod demo;
