@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
-#[path = "../../../zk/tests/client/embedded.rs"]
+#[path = "../../../zk/tests/support/embedded.rs"]
 mod embedded;
 #[cfg(test)]
 mod instance;
