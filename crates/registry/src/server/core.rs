@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -408,14 +409,21 @@ impl Core {
         let mut is_blocked = false;
         while !outbox.ready().is_empty() && !is_blocked {
             match connection.outgoing.try_write(outbox.ready()) {
-                Ok(0) | Err(_) => is_blocked = true,
-                Ok(count) => outbox.advance(count),
+                Ok(count) if count > 0 => outbox.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_blocked = true,
+                // The client is gone. Its socket counts as writable from now on: whoever waited for that and
+                // tried again would do so for ever, and nobody else had a turn.
+                Ok(_) | Err(_) => {
+                    drop(outbox);
+                    connection.end(Ending::Now);
+                    return;
+                }
             }
         }
         let is_done = outbox.len() == 0 && connection.ending.get() == Ending::AfterSending;
         let is_resumed = was_paused && outbox.len() <= OUTBOX_PAUSE_BYTES;
         drop(outbox);
-        // Its task waits for the socket, finds out what is wrong with it, reads on, or ends.
+        // Its task waits for the socket, reads on, or ends.
         if is_blocked || is_done || is_resumed {
             connection.wake.notify_one();
         }
