@@ -10,20 +10,20 @@
 //!
 //! ```text
 //! instances balance               snapshot  apply  apply, table kept  quiet tick  busy tick
-//!      1000 random                     7.9     40                 30         5.6        7.7
-//!      1000 round-robin                9.6    100                 78         5.8        7.0
-//!      1000 weighted-round-robin      12.3    118                 90         5.5        8.1
-//!      1000 least-request              8.0     43                 29         5.4        9.5
-//!      1000 peak-ewma                  8.7     53                 35         5.9        9.3
-//!      1000 consistent-hash           73.0   9806                148        68.2        4.3
-//!      1000 maglev                    21.7   3047                105         5.9        4.4
-//!     10000 random                    12.0    199                157         6.3      109.5
-//!     10000 round-robin               23.9    675                656         3.6       97.9
-//!     10000 weighted-round-robin      28.5    794                716         4.9       42.3
-//!     10000 least-request             14.6    237                199         5.1      155.8
-//!     10000 peak-ewma                 20.1    367                302         5.7      237.0
-//!     10000 consistent-hash           80.8  17328                588         6.2      285.9
-//!     10000 maglev                    89.3   8545                623         6.6      234.5
+//!      1000 random                     5.5     25                 20         3.4        4.4
+//!      1000 round-robin                5.9     53                 48         3.3        4.2
+//!      1000 weighted-round-robin       8.5     77                 65         5.1        7.1
+//!      1000 least-request              6.0     28                 21         3.3        5.4
+//!      1000 peak-ewma                  5.8     26                 21         3.3        4.5
+//!      1000 consistent-hash           16.2   1231                 76         3.3        4.3
+//!      1000 maglev                    17.2   2628                 87         3.3        6.4
+//!     10000 random                    14.5    208                180         5.8      238.7
+//!     10000 round-robin               21.2    755                682         6.1       56.7
+//!     10000 weighted-round-robin      20.5    658                605         3.7       37.6
+//!     10000 least-request             12.1    199                157         5.4      150.7
+//!     10000 peak-ewma                 11.5    187                153         4.9      237.7
+//!     10000 consistent-hash           27.0   2770                515         6.1      258.5
+//!     10000 maglev                    25.9   4511                505         5.8      164.7
 //! ```
 
 use std::net::SocketAddr;

@@ -80,7 +80,8 @@ impl Rotation {
             Balance::PeakEwma => Table::Least(Load::latency(&weights)),
             Balance::ConsistentHash => Table::Ring(match before.map(|before| &before.table) {
                 Some(Table::Ring(ring)) if serves(ring.places()) => Arc::clone(ring),
-                _ => Arc::new(Ring::new(slots.clone(), open)),
+                Some(Table::Ring(ring)) => Arc::new(Ring::new(slots.clone(), open, Some(ring))),
+                _ => Arc::new(Ring::new(slots.clone(), open, None)),
             }),
             Balance::Maglev => Table::Maglev(match before.map(|before| &before.table) {
                 Some(Table::Maglev(maglev)) if serves(maglev.places()) => Arc::clone(maglev),

@@ -1,10 +1,13 @@
 //! The reading half: picks endpoints, on any number of threads.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::balance::Chance;
 use crate::dice::Dice;
@@ -25,6 +28,7 @@ pub fn channel(policy: Policy, seed: u64) -> (Updater, Balancer) {
             cursor: AtomicU64::new(0),
         },
         panic_picks: AtomicU64::new(0),
+        published: Notify::new(),
         signal,
     });
     (
@@ -38,7 +42,15 @@ pub(crate) struct Shared {
     pub(crate) view: ArcSwap<View>,
     chance: Chance,
     panic_picks: AtomicU64,
+    /// Tells those who wait that there is another view.
+    pub(crate) published: Notify,
     pub(crate) signal: Arc<Signal>,
+}
+
+/// The key of a call, from what calls of a kind have in common: a user's name, a path. The gateway makes its
+/// keys alike, so that a key has the same home from everywhere.
+pub fn key_of(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
 }
 
 /// Picks endpoints of one service. Clones share everything.
@@ -76,6 +88,29 @@ impl Balancer {
                 self.shared.panic_picks.fetch_add(1, Relaxed);
             }
             return Ok(pick);
+        }
+    }
+
+    /// Why a call should not be made just now: there is nothing to pick, or nothing that accepts
+    /// connections, as far as is known. The latter is [`NoEndpoint::AllUnfit`], too.
+    pub fn obstacle(&self) -> Option<NoEndpoint> {
+        self.shared.view.load().obstacle()
+    }
+
+    /// Resolves when there is no [obstacle](Self::obstacle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn ready(&self) {
+        loop {
+            // Before the look, so that nothing is missed that comes after it.
+            let mut published = pin!(self.shared.published.notified());
+            published.as_mut().enable();
+            if self.obstacle().is_none() {
+                return;
+            }
+            published.await;
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::balance::ewma::PeakEwma;
 use crate::pick::Outcome;
@@ -135,6 +136,8 @@ pub struct Endpoint {
     key: EndpointKey,
     id: InstanceId,
     address: SocketAddr,
+    /// Of the address as text, for the tables of keyed balances; the same everywhere.
+    address_hashes: [u64; 2],
     signal: Arc<Signal>,
     mark: Mark,
     flags: AtomicU32,
@@ -219,10 +222,12 @@ impl Endpoint {
         mark: Mark,
     ) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(1);
+        let text = address.to_string();
         Self {
             key: EndpointKey(KEYS.fetch_add(1, Relaxed)),
             id,
             address,
+            address_hashes: [0, 1].map(|seed| xxh3_64_with_seed(text.as_bytes(), seed)),
             signal,
             mark,
             flags: AtomicU32::new(0),
@@ -246,6 +251,10 @@ impl Endpoint {
     /// Where to connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn address_hashes(&self) -> [u64; 2] {
+        self.address_hashes
     }
 
     /// Whether new requests avoid it just now, for whatever reason (including draining and

@@ -14,6 +14,7 @@ mod kratos;
 mod list;
 mod nerve;
 mod server_set;
+mod shen_yu;
 #[cfg(test)]
 mod tests;
 
@@ -294,7 +295,7 @@ pub fn read(layout: Layout, name: &str, data: &[u8]) -> Result<Content, LayoutEr
         Layout::Nerve => one(nerve::read(name, data)),
         Layout::Kitex => one(kitex::read(name, data)),
         Layout::Kratos => one(kratos::read(name, &json::object(data)?)),
-        Layout::ShenYu => one(host::read(name, &json::object(data)?)),
+        Layout::ShenYu => one(shen_yu::read(name, &json::object(data)?)),
         Layout::List => list::read(data),
     }
 }
@@ -345,6 +346,8 @@ fn read_auto(name: &str, data: &[u8]) -> Result<Content, LayoutError> {
                 kratos::read(name, &object)
             } else if has("Weight") || has("Tags") {
                 kitex::read_object(name, &object)
+            } else if shen_yu::is_entity(&object) {
+                shen_yu::read(name, &object)
             } else if has("host") {
                 host::read(name, &object)
             } else {

@@ -1,11 +1,13 @@
 //! One request's hold on an endpoint, from the choice to the outcome.
 
 use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::endpoint::Endpoint;
+use crate::probe::is_local_shortage;
 
 /// Why there is nothing to pick. Clients are told which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +52,23 @@ pub enum Outcome {
     BodyFailed,
     /// The client left, or the attempt was given up for reasons that are not the endpoint's.
     Cancelled,
+}
+
+impl Outcome {
+    /// What an error of a connection, as the system reports it, says about the endpoint. Errors that say that
+    /// this host has run out of something are taken for [`Cancelled`](Self::Cancelled). A timeout is taken
+    /// for that of the response head; who knows better says [`ConnectTimeout`](Self::ConnectTimeout).
+    pub fn of_error(error: &io::Error) -> Self {
+        match error.kind() {
+            _ if is_local_shortage(error) => Self::Cancelled,
+            ErrorKind::ConnectionRefused
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable => Self::Refused,
+            ErrorKind::TimedOut => Self::HeadTimeout,
+            ErrorKind::InvalidData => Self::BadResponse,
+            _ => Self::Reset,
+        }
+    }
 }
 
 /// An endpoint chosen for one request, which counts as in flight until this is finished or

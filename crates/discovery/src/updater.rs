@@ -38,7 +38,7 @@ use crate::view::{Shadowed, View};
 use entry::Entry;
 use hold::{Contact, WINDOW};
 use listing::Listing;
-use roll::{Roll, Row};
+use roll::{Roll, Tally};
 use seats::Seats;
 use stall::LatestAnswers;
 use transition::Change;
@@ -476,22 +476,26 @@ impl Updater {
     /// Ejects those that are due, as far as the bounds allow.
     fn eject(&mut self, now: Instant) -> Vec<Transition> {
         let policy = self.policy.outlier;
-        let count = |grade: fn(Grade) -> bool| {
-            self.entries
-                .values()
-                .filter(|entry| grade(entry.endpoint.grade()))
-                .count()
-        };
-        let open = count(|grade| grade != Grade::Closed);
-        let mut fit = count(|grade| grade == Grade::Fit);
-        let mut ejected = self
-            .entries
-            .values()
-            .filter(|entry| entry.outlier.is_ejected())
-            .count();
+        // As they are shown, but for the restless, who may be something else by now.
+        let mut tally = self.roll.tally();
+        let mut ejected = 0;
+        for id in &self.restless {
+            let Some(entry) = self.entries.get(id) else {
+                continue;
+            };
+            if let Some(shown) = self.roll.grade(id) {
+                tally.take(shown);
+            }
+            tally.add(entry.endpoint.grade());
+            ejected += usize::from(entry.outlier.is_ejected());
+        }
+        let (open, mut fit) = (tally.open(), tally.of(Grade::Fit));
         let ejected_max = (open * usize::from(policy.ejected_percent_max) / 100).max(1);
         let mut transitions = Vec::new();
-        for (id, entry) in &mut self.entries {
+        for id in &self.restless {
+            let Some(entry) = self.entries.get_mut(id) else {
+                continue;
+            };
             if ejected >= ejected_max || !entry.outlier.is_due(&entry.endpoint, &policy) {
                 continue;
             }
@@ -574,7 +578,7 @@ impl Updater {
         }
         self.roll.settle();
         let rows = self.roll.rows();
-        let accepts = accepted(rows, self.policy.panic_percent);
+        let accepts = accepted(&self.roll.tally(), self.policy.panic_percent);
         let up_to = |worst: Grade| -> Vec<Place> {
             let graded = rows.iter().filter(|row| row.grade <= worst);
             graded.map(|row| row.place).collect()
@@ -612,6 +616,7 @@ impl Updater {
             slots: self.roll.slots().clone(),
             shadowed: Arc::clone(&self.shadowed),
         }));
+        self.shared.published.notify_waiters();
     }
 }
 
@@ -628,29 +633,26 @@ fn view_pause(endpoints: usize) -> Option<Duration> {
 }
 
 /// How long a table for keys is good for, though others have come meanwhile: those that went are
-/// passed over in any table. To make one costs some 2 microseconds for each endpoint, of which a
-/// 25th of a processor is spent on it at most. Of few endpoints it is made at once.
+/// passed over in any table. To make one costs 1 to 3 milliseconds, of which a 25th of a processor is
+/// spent on it at most. Of few endpoints it is made at once.
 fn table_pause(open: usize) -> Duration {
     const FEW: usize = 256;
-    const PAUSE_EACH: Duration = Duration::from_micros(50);
+    const PAUSE: Duration = Duration::from_millis(50);
+    const PAUSE_EACH: Duration = Duration::from_micros(4);
     match u32::try_from(open) {
         _ if open <= FEW => Duration::ZERO,
-        Ok(open) => PAUSE_EACH * open,
+        Ok(open) => PAUSE + PAUSE_EACH * open,
         Err(_) => Duration::from_secs(60),
     }
 }
 
 /// The worst grade to pick from: only the fit, unless these are so few that panic sets in.
-fn accepted(rows: &[Row], panic_percent: u8) -> Grade {
-    let open = || {
-        rows.iter()
-            .map(|row| row.grade)
-            .filter(|grade| *grade != Grade::Closed)
-    };
-    let fit = open().filter(|grade| *grade == Grade::Fit).count();
-    if fit * 100 >= open().count() * usize::from(panic_percent) {
+fn accepted(tally: &Tally, panic_percent: u8) -> Grade {
+    if tally.of(Grade::Fit) * 100 >= tally.open() * usize::from(panic_percent) {
         return Grade::Fit;
     }
-    let answering = open().filter(|grade| *grade <= Grade::Failing).max();
-    answering.or_else(|| open().min()).unwrap_or(Grade::Fit)
+    // Those that answer, however badly; if there are none, the next best.
+    let is_there = |grade: &Grade| tally.of(*grade) > 0;
+    let order = [Grade::Failing, Grade::Fit, Grade::Silent, Grade::Dead];
+    order.into_iter().find(is_there).unwrap_or(Grade::Fit)
 }

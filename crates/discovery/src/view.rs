@@ -6,7 +6,7 @@ use std::ops::Index;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::balance::slots::Slots;
+use crate::balance::slots::{Slot, Slots};
 use crate::balance::{Chance, Rotation};
 use crate::endpoint::{Endpoint, EndpointKey, Grade};
 use crate::pick::NoEndpoint;
@@ -340,6 +340,13 @@ impl View {
         }
         best.map(|(_, endpoint)| endpoint)
             .ok_or_else(|| self.nothing())
+    }
+
+    /// Why a call should not be made now. Mostly the first member that is looked at tells.
+    pub(crate) fn obstacle(&self) -> Option<NoEndpoint> {
+        let mut slots = self.seats.iter().filter_map(|seat| self.slots.get(*seat));
+        let accepts = |slot: &Slot| slot.endpoint.grade() < Grade::Dead;
+        (!slots.any(accepts)).then(|| self.nothing())
     }
 
     fn nothing(&self) -> NoEndpoint {

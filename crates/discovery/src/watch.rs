@@ -168,6 +168,13 @@ pub struct Discovery {
 /// Name look-ups that may be under way at once; each takes a thread.
 const LOOK_UPS_MAX: usize = 8;
 
+/// With the default options.
+impl From<Client> for Discovery {
+    fn from(client: Client) -> Self {
+        Self::new(client, DiscoveryOptions::default())
+    }
+}
+
 impl Discovery {
     /// Nothing happens until something is watched.
     #[must_use]
@@ -287,6 +294,10 @@ impl ServiceWatch {
     #[must_use]
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    pub(crate) fn weights(&self) -> &watch::Sender<Weights> {
+        &self.weights
     }
 
     /// Changes the weights that do not come from the registry; nothing is read again.

@@ -5,8 +5,8 @@
 //!
 //! Everything under `/api/v1` is JSON, and so is every error: `{"error": REASON, "detail": "..."}`,
 //! with `bad_request` 400, `unauthorized` 401, `foreign_origin` 403, `not_found`, `unknown_service`
-//! and `unknown_instance` 404, `method_not_allowed` 405, `request_timeout` 408, `body_too_large`
-//! 413, `bad_configuration` 422, `shutting_down`, `busy` and `too_many_streams` 503.
+//! and `unknown_instance` 404, `method_not_allowed` 405, `request_timeout` 408, `not_held` 409,
+//! `body_too_large` 413, `bad_configuration` 422, `shutting_down`, `busy` and `too_many_streams` 503.
 
 use std::io;
 use std::path::Path;
@@ -118,7 +118,7 @@ pub struct Token(Vec<u8>);
 #[derive(Debug, Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("cannot read admin.token_file {path}: {source}")]
+    #[error("cannot read admin.token_file {path}")]
     Unreadable {
         /// The file.
         path: String,
@@ -195,6 +195,11 @@ fn router(admin: Arc<Admin>) -> Router {
             "/api/v1/services/{name}/instances/{id}/undrain",
             post(operate::undrain),
         )
+        .route(
+            "/api/v1/services/{name}/instances/{id}/drop",
+            post(operate::drop_one),
+        )
+        .route("/api/v1/services/{name}/drop", post(operate::drop_all))
         .route("/api/v1/config/check", post(operate::check))
         .route_layer(from_fn_with_state(Arc::clone(&admin), operate::same_origin));
     Router::new()

@@ -18,6 +18,7 @@ mod admin_client;
 mod demo;
 mod drain;
 mod duration;
+mod ensemble;
 mod events;
 mod explain;
 mod logging;
@@ -140,7 +141,8 @@ enum Command {
     /// Send no new requests to an instance; running ones finish.
     #[command(
         after_help = "Example:\n  livegate drain orders 10.0.0.3:8080 --wait\n\n\
-        It stays drained when it restarts, until 'livegate undrain', or the gateway restarts."
+        It stays drained when it restarts, until 'livegate undrain', or the gateway restarts.\n\
+        One that is held goes when nothing is in flight to it, and is drained when it comes back."
     )]
     Drain {
         /// The service.
@@ -163,6 +165,19 @@ enum Command {
         service: String,
         /// Its instance.
         instance: String,
+        #[command(flatten)]
+        admin: AdminArguments,
+    },
+    /// Give up instances that are held although the registry no longer names them.
+    #[command(
+        after_help = "Example:\n  livegate drop orders\n  livegate drop orders 10.0.0.3:8080\n\n\
+        It is used again when it registers again."
+    )]
+    Drop {
+        /// The service.
+        service: String,
+        /// Its instance; without it all that are held.
+        instance: Option<String>,
         #[command(flatten)]
         admin: AdminArguments,
     },
@@ -212,6 +227,11 @@ pub fn main() -> ExitCode {
             timeout,
             admin,
         } => drain::drain(&admin, &service, &instance, wait.then_some(timeout)),
+        Command::Drop {
+            service,
+            instance,
+            admin,
+        } => drain::drop_held(&admin, &service, instance.as_deref()),
         Command::Undrain {
             service,
             instance,
@@ -237,6 +257,9 @@ fn check(file: &Path) -> anyhow::Result<()> {
     };
     let services = count(config.services.len(), "service");
     let routes = count(config.routes.len(), "route");
+    for note in config.notes() {
+        eprintln!("{}: note: {note}", file.display());
+    }
     println!("{}: ok, {services}, {routes}", file.display());
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! number of bytes, every choice an enum, every default filled in. Fields are named exactly like
 //! the keys of the file. Nothing here does I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use livegate_discovery::layout::Layout;
 use thiserror::Error;
 use toml::de::DeTable;
 
+use crate::access::TlsFiles;
 use crate::config::errors::Errors;
 use crate::config::section::{Section, Value};
 pub(crate) use crate::config::service::is_service_name;
@@ -105,13 +106,13 @@ fn read_services_and_routes(root: &mut Section<'_>, config: &mut Config) {
         config.services.insert(entry.key.to_owned(), service);
     }
     if let Some(value) = root.get("routes") {
-        let routes = routes::routes(&value, &config.services);
+        let routes = routes::routes(&value, &config.services, config.registry.mode);
         config.routes.splice(0..0, routes);
     }
 }
 
-/// A whole configuration, checked: every route names a service that exists. The default is what an
-/// empty file means.
+/// A whole configuration, checked: every route names a service that is listed here, or may be found in the
+/// registry. The default is what an empty file means.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     /// Listeners and limits of the client side.
@@ -126,6 +127,41 @@ pub struct Config {
     pub services: BTreeMap<String, ServiceConfig>,
     /// Routes in file order; precedence is decided by the route table.
     pub routes: Vec<RouteConfig>,
+}
+
+impl Config {
+    /// The services that routes lead to and that are not in [`services`](Self::services): these have every
+    /// default, and are to be found in the registry.
+    pub fn routed_only(&self) -> BTreeSet<&str> {
+        let routed = self.routes.iter().filter_map(|route| match &route.action {
+            RouteAction::Service(name) => Some(name.as_str()),
+            RouteAction::Status(_) | RouteAction::Redirect { .. } => None,
+        });
+        routed
+            .filter(|name| !self.services.contains_key(*name))
+            .collect()
+    }
+
+    /// What may be a mistake, and may not: each line says what to see to.
+    pub fn notes(&self) -> Vec<String> {
+        let root = &self.discovery.root;
+        let note = |name: &str| {
+            let meant = perhaps_meant(name, self.services.keys().map(String::as_str));
+            format!(
+                "a route leads to \"{name}\", which is not in [services]: it has to register below {root}{meant}"
+            )
+        };
+        self.routed_only().into_iter().map(note).collect()
+    }
+}
+
+/// The rest of a sentence about a service that is not there: which one may be meant.
+pub(crate) fn perhaps_meant<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    /// Who differs in more letters is another word.
+    const LETTERS_MAX: usize = 2;
+    let other = section::nearest(name, known.filter(|known| *known != name));
+    let other = other.filter(|other| strsim::damerau_levenshtein(name, other) <= LETTERS_MAX);
+    other.map_or_else(String::new, |other| format!(", is \"{other}\" meant?"))
 }
 
 /// `[http]`: the client side of the gateway.
@@ -212,6 +248,28 @@ pub struct RegistryConfig {
     pub session_timeout: Duration,
     /// The znode that holds more services and routes, in the same format; it is watched.
     pub config_path: Option<String>,
+    /// A file with `USER:PASSWORD` in each line: who to be in the registry.
+    pub auth_file: Option<PathBuf>,
+    /// Certificates in PEM of the authorities that servers are trusted by; with it connections are encrypted.
+    pub tls_ca: Option<PathBuf>,
+    /// The gateway's own chain of certificates in PEM; together with `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The name in the servers' certificates; by default each bears the name in `hosts`.
+    pub tls_server_name: Option<String>,
+}
+
+impl RegistryConfig {
+    /// Where certificates are, if connections are to be encrypted.
+    pub fn tls_files(&self) -> Option<TlsFiles> {
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        Some(TlsFiles {
+            ca: self.tls_ca.clone()?,
+            identity,
+            server_name: self.tls_server_name.clone(),
+        })
+    }
 }
 
 impl Default for RegistryConfig {
@@ -222,6 +280,11 @@ impl Default for RegistryConfig {
             data_dir: PathBuf::from("livegate-data/registry"),
             session_timeout: Duration::from_secs(10),
             config_path: None,
+            auth_file: None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_server_name: None,
         }
     }
 }
@@ -248,6 +311,8 @@ pub struct DiscoveryConfig {
     pub layout: Layout,
     /// How long instances that left in numbers are kept while their probes pass.
     pub hold_grace: Duration,
+    /// How long a found service whose node is gone stays a service, if nothing in the configuration names it.
+    pub forget_after: Duration,
     /// Where the last good instance lists are kept.
     pub snapshot_dir: PathBuf,
 }
@@ -259,6 +324,7 @@ impl Default for DiscoveryConfig {
             auto_routes: true,
             layout: Layout::Auto,
             hold_grace: Duration::from_secs(60),
+            forget_after: Duration::from_secs(3600),
             snapshot_dir: PathBuf::from("livegate-data/snapshots"),
         }
     }

@@ -5,12 +5,14 @@
 //! and what nobody leads to any more is stopped. Clusters of services that did not change are the
 //! same objects as before, so nothing that is known about them resets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use livegate_discovery::Status;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use crate::cluster::Cluster;
 use crate::config::{self, Config, HttpConfig, ServiceConfig};
@@ -24,6 +26,7 @@ use crate::route::RouteTable;
 
 mod drains;
 pub mod file;
+mod names;
 mod overlay;
 pub mod registry;
 pub mod resolve;
@@ -31,6 +34,7 @@ mod services;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 /// One revision of everything that a request looks at. Workers load it once per request, so
 /// routes, clusters and limits always belong together.
@@ -42,7 +46,7 @@ pub struct Gateway {
     pub http: Arc<HttpConfig>,
     /// Which route takes which request.
     pub routes: RouteTable,
-    /// Every configured service, and those found in the registry.
+    /// Every configured service, those that routes name, and those found in the registry.
     pub clusters: Vec<Arc<Cluster>>,
 }
 
@@ -67,6 +71,10 @@ pub struct Control {
     /// The part of the configuration that is in the file.
     base: Config,
     counters: RouteCounters,
+    /// Services that routes lead to and that are nowhere, as far as that was told.
+    missing: BTreeSet<String>,
+    /// Services that are gone are not looked at before.
+    forgets_from: Instant,
     workers: usize,
     events: Events,
     published: Published,
@@ -81,7 +89,12 @@ pub enum Found {
     Services,
     /// The part of the configuration that is there is another.
     Configuration,
+    /// Some have been gone for long.
+    Gone,
 }
+
+/// Between two looks at services that are gone: some may have to be kept.
+const FORGET_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a start waits for what the registry says. Serving a little later is better than answering
 /// 503; a registry that is away does not hold up services whose instances are known otherwise.
@@ -105,7 +118,8 @@ impl Control {
         let mut overlay = None;
         if let (Some(registry), Some(node)) = (&registry, &base.registry.config_path) {
             let client = registry.client().clone();
-            overlay = Some(Overlay::start(client, node, &base.discovery.snapshot_dir).await);
+            let directory = &base.discovery.snapshot_dir;
+            overlay = Some(Overlay::start(client, node, directory, &events).await);
         }
         // What was kept on disk was good when it was kept; what is wrong now is told of by the first change.
         let overlay_text = overlay.as_mut().and_then(Overlay::text);
@@ -134,7 +148,15 @@ impl Control {
             tracing::warn!("the registry does not answer: serving what is known without it");
         }
         let mut counters = RouteCounters::new();
-        let gateway = gateway(1, &effective, &services, &mut counters, workers);
+        let auto_routed = auto_routed(&config, registry.as_ref());
+        let gateway = gateway(
+            1,
+            &effective,
+            &auto_routed,
+            &services,
+            &mut counters,
+            workers,
+        );
         let published = Published {
             gateway: Arc::new(ArcSwap::from_pointee(gateway)),
             config: Arc::new(ArcSwap::from_pointee(config)),
@@ -142,20 +164,24 @@ impl Control {
         let mut tasks = JoinSet::new();
         if let Some(registry) = &registry {
             let (client, gateway) = (registry.client().clone(), Arc::clone(&published.gateway));
-            tasks.spawn(drains::acknowledge(client, gateway));
+            tasks.spawn(drains::acknowledge(client, gateway, events.clone()));
         }
-        Ok(Self {
+        let mut control = Self {
             services,
             registry,
             overlay,
             overlay_text,
             base,
             counters,
+            missing: BTreeSet::new(),
+            forgets_from: now(),
             workers,
             events,
             published,
             _tasks: tasks,
-        })
+        };
+        control.tell_missing();
+        Ok(control)
     }
 
     /// What is in effect, now and after every later change.
@@ -170,21 +196,37 @@ impl Control {
 
     /// Resolves when something has changed in the registry: [`take_in`](Self::take_in) then. Cancel-safe.
     pub async fn found(&mut self) -> Found {
-        let services = async {
-            match &mut self.registry {
-                Some(registry) => registry.changed().await,
-                None => std::future::pending().await,
+        loop {
+            let after = self.published.config.load().discovery.forget_after;
+            let registry = self.registry.as_ref();
+            let forgets_at = registry.and_then(|registry| registry.forgets_at(after));
+            let forgets_at = forgets_at.map(|at| at.max(self.forgets_from));
+            let services = async {
+                match &mut self.registry {
+                    Some(registry) => registry.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let configuration = async {
+                match &mut self.overlay {
+                    Some(overlay) => overlay.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let gone = async {
+                match forgets_at {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // When some have only gone, there is another time to forget them.
+                is_news = services => if is_news {
+                    return Found::Services;
+                },
+                () = configuration => return Found::Configuration,
+                () = gone => return Found::Gone,
             }
-        };
-        let configuration = async {
-            match &mut self.overlay {
-                Some(overlay) => overlay.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = services => Found::Services,
-            () = configuration => Found::Configuration,
         }
     }
 
@@ -193,7 +235,11 @@ impl Control {
         let cause = match found {
             Found::Services => "services found in the registry",
             Found::Configuration => "registry.config_path has changed",
+            Found::Gone => "services gone from the registry for discovery.forget_after",
         };
+        if found == Found::Gone && !self.forget() {
+            return;
+        }
         let text = match (found, &mut self.overlay) {
             (Found::Configuration, Some(overlay)) => overlay.text(),
             _ => self.overlay_text.clone(),
@@ -203,11 +249,70 @@ impl Control {
         }
     }
 
+    /// Forgets services that have been gone for long and that nobody needs: neither the configuration, nor an
+    /// instance that is held. Returns whether there were any.
+    fn forget(&mut self) -> bool {
+        self.forgets_from = now() + FORGET_PAUSE;
+        let Some(registry) = &mut self.registry else {
+            return false;
+        };
+        let (config, gateway) = (self.published.config.load(), self.published.gateway.load());
+        let routed = config.routed_only();
+        let mut is_news = false;
+        for name in registry.gone_for(config.discovery.forget_after, now()) {
+            let cluster = gateway.clusters.iter().find(|known| *known.name == *name);
+            let is_empty = cluster.is_none_or(|cluster| {
+                let view = cluster.balancer.view();
+                view.status() == Status::Absent && view.members().is_empty()
+            });
+            let is_named = config.services.contains_key(&name) || routed.contains(name.as_str());
+            if is_empty && !is_named {
+                registry.forget(&name);
+                is_news = true;
+            } else {
+                registry.keep(&name, now());
+            }
+        }
+        is_news
+    }
+
+    /// Tells of routes to services that are neither in the configuration nor in the registry, once.
+    fn tell_missing(&mut self) {
+        let (config, gateway) = (self.published.config.load(), self.published.gateway.load());
+        let mut missing = BTreeSet::new();
+        // Another one that is not there is not meant.
+        let is_there = |cluster: &&Arc<Cluster>| cluster.balancer.view().status() != Status::Absent;
+        let known = gateway.clusters.iter().filter(is_there);
+        let known: Vec<&str> = known.map(|cluster| &*cluster.name).collect();
+        for name in config.routed_only() {
+            let cluster = gateway.clusters.iter().find(|known| *known.name == *name);
+            let is_missing =
+                cluster.is_some_and(|cluster| cluster.balancer.view().status() == Status::Absent);
+            if !is_missing {
+                continue;
+            }
+            if !self.missing.contains(name) {
+                let cause = format!(
+                    "a route leads to it, but it is not in [services], and nobody has registered below {}/{name} (yet){}",
+                    config.discovery.root.trim_end_matches('/'),
+                    config::perhaps_meant(name, known.iter().copied()),
+                );
+                tracing::warn!("service {name} is absent: {cause}");
+                self.events
+                    .push(Some(name.into()), None, "service_absent", cause);
+            }
+            missing.insert(name.to_owned());
+        }
+        self.missing = missing;
+    }
+
     /// Applies another configuration of the file, or changes nothing: names are looked up before
     /// anything changes. An error has every reason. Not cancel-safe; what was begun is completed by
     /// the next one.
     pub async fn apply(&mut self, config: Config, cause: &str) -> Result<(), Vec<String>> {
         let text = self.overlay_text.clone();
+        // Whoever changes the file wants to hear what is still wrong with it.
+        self.missing.clear();
         self.apply_both(config, text, cause).await
     }
 
@@ -243,11 +348,15 @@ impl Control {
         let gateway = gateway(
             revision,
             &effective,
+            &auto_routed(&config, self.registry.as_ref()),
             &self.services,
             &mut self.counters,
             self.workers,
         );
         let summary = summary(&before, &config, &changes);
+        if let Some(overlay) = &self.overlay {
+            overlay.applied(&text);
+        }
         (self.base, self.overlay_text) = (base, text);
         self.published.gateway.store(Arc::new(gateway));
         self.published.config.store(Arc::new(config));
@@ -255,6 +364,7 @@ impl Control {
         tracing::info!("configuration applied ({cause}): {summary}");
         self.events
             .push(None, None, "config_applied", format!("{cause}: {summary}"));
+        self.tell_missing();
         Ok(())
     }
 
@@ -270,10 +380,11 @@ impl Control {
     }
 }
 
-/// The configuration with the services that were found in the registry.
+/// The configuration with the services that were found in the registry, and those that only routes name.
 fn effective(config: &Config, registry: Option<&Registry>) -> Config {
     let mut effective = config.clone();
-    for name in registry.iter().flat_map(|registry| registry.names()) {
+    let found = registry.iter().flat_map(|registry| registry.names());
+    for name in found.chain(config.routed_only()) {
         effective
             .services
             .entry(name.to_owned())
@@ -285,16 +396,32 @@ fn effective(config: &Config, registry: Option<&Registry>) -> Config {
     effective
 }
 
+/// The services that answer under their own names: those that are known, not those that only routes name.
+fn auto_routed(config: &Config, registry: Option<&Registry>) -> BTreeSet<String> {
+    if !config.discovery.auto_routes {
+        return BTreeSet::new();
+    }
+    let found = registry.iter().flat_map(|registry| registry.names());
+    let listed = config.services.keys().map(String::as_str);
+    found.chain(listed).map(str::to_owned).collect()
+}
+
+/// The time, by a clock that tests can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 fn gateway(
     revision: u64,
     config: &Config,
+    auto_routed: &BTreeSet<String>,
     services: &Services,
     counters: &mut RouteCounters,
     workers: usize,
 ) -> Gateway {
     let mut clusters = services.clusters();
     clusters.retain(|name, _| config.services.contains_key(name));
-    let routes = table::build(config, &clusters, counters, workers);
+    let routes = table::build(config, auto_routed, &clusters, counters, workers);
     let clusters = clusters.into_values().collect();
     Gateway {
         revision,

@@ -2,13 +2,11 @@
 //! out.
 //!
 //! - A [`probe`] is one question, on a connection of its own, with a deadline.
-//! - [`check`] asks every endpoint regularly, as `health_check` says, and counts answers against
-//!   `fall` and `rise`.
-//! - [`trial`] asks those that are in doubt at once and often, until the doubt is gone.
+//! - [`check`] is what `health_check` makes of that: what to ask every endpoint regularly, and what its answers
+//!   mean.
 //!
-//! Both schedules are plain state that is told the time; the cluster's task runs the probes, each
-//! in a task of its own, so that a slow one delays no other.
+//! When to ask whom is known to [`Probes`](livegate_discovery::probe::Probes); the cluster's task runs the
+//! probes, each in a task of its own, so that a slow one delays no other.
 
 pub mod check;
 pub mod probe;
-pub mod trial;

@@ -3,6 +3,7 @@
 //! Data flows one way (see ARCHITECTURE.md): configuration and snapshots become a
 //! [`control::Gateway`], which the workers read on every request.
 
+pub mod access;
 pub mod access_log;
 pub mod admin;
 pub mod buffer;

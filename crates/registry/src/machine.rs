@@ -439,12 +439,7 @@ impl Machine {
         let peer = self.peers.get_mut(&connection);
         let peer = peer.ok_or(ErrorCode::SessionExpired)?;
         let super_digest = self.settings.super_digest.as_deref();
-        let proven = acl::authenticate(
-            auth.scheme,
-            auth.auth.unwrap_or_default(),
-            peer.address,
-            super_digest,
-        );
+        let proven = acl::authenticate(auth.scheme, auth.auth, peer.address, super_digest);
         for identity in proven.ok_or(ErrorCode::AuthFailed)? {
             if !peer.identities.contains(&identity) {
                 if peer.identities.len() >= IDENTITIES_MAX {

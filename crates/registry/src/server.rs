@@ -297,9 +297,11 @@ async fn accept(core: Rc<RefCell<Core>>, listener: TcpListener) {
                 Ok((stream, address)) => {
                     // Best effort: without it answers are only later.
                     drop(stream.set_nodelay(true));
-                    let connection = core.borrow_mut().accept(stream, address);
+                    let (incoming, outgoing) = stream.into_split();
+                    let connection = core.borrow_mut().accept(outgoing, address);
                     if let Some(connection) = connection {
-                        connections.spawn_local(connection::serve(Rc::clone(&core), connection));
+                        let core = Rc::clone(&core);
+                        connections.spawn_local(connection::serve(core, connection, incoming));
                     }
                 }
                 Err(error) => {

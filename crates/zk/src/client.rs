@@ -39,7 +39,7 @@ mod watcher;
 mod watching;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -84,6 +84,8 @@ struct Shared {
     state: watch::Receiver<SessionState>,
     released: Arc<Released>,
     watches_made: AtomicU64,
+    /// Whether an identity was configured, or added and taken.
+    is_identified: AtomicBool,
     chroot: Chroot,
     request_bytes_max: usize,
     watch_queue_max: usize,
@@ -126,6 +128,7 @@ impl Client {
         let (closing, closing_receiver) = mpsc::channel(1);
         let released = Arc::new(Released::default());
         let connector = Connector::new(&options, fastrand::Rng::new());
+        let is_identified = AtomicBool::new(!options.credentials.is_empty());
         let session = Session::new(
             options.session_timeout,
             requests_max,
@@ -157,6 +160,7 @@ impl Client {
                 state: states,
                 released,
                 watches_made: AtomicU64::new(0),
+                is_identified,
                 chroot: options.chroot,
                 request_bytes_max: options.request_bytes_max,
                 watch_queue_max: options.watch_queue_max,

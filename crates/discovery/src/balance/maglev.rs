@@ -5,8 +5,6 @@
 //! an endpoint comes or goes. As with the ring, the table holds all open endpoints; keys of an
 //! unfit one are hashed again, so that nobody else's move.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use crate::balance::slots::{Place, Slot, Slots};
 use crate::dice::{index_below, mix};
 use crate::endpoint::Endpoint;
@@ -72,12 +70,11 @@ fn fill(slots: &Slots, places: &[Place]) -> Box<[u16]> {
     let weight_max = places.iter().map(|place| place.weight).max().unwrap_or(1) as f64;
     let candidate = |(owner, place): (u16, &Place)| {
         let slot = slots.get(place.seat)?;
-        let address = slot.endpoint.address().to_string();
-        let name = address.as_bytes();
+        let [first, second] = slot.endpoint.address_hashes();
         Some(Candidate {
             owner,
-            next: xxh3_64_with_seed(name, 0) % TABLE_SIZE,
-            skip: xxh3_64_with_seed(name, 1) % (TABLE_SIZE - 1) + 1,
+            next: first % TABLE_SIZE,
+            skip: second % (TABLE_SIZE - 1) + 1,
             share: place.weight as f64 / weight_max,
             owed: 0.0,
         })

@@ -4,15 +4,18 @@
 //! point. An endpoint that has more than its share in flight passes a key on to the next one, so a
 //! popular key cannot break its endpoint. The ring holds all endpoints that are open, fit or not:
 //! an unfit one passes its keys on, and gets exactly those back. It depends on addresses and weights
-//! only, so all gateways agree, also when instances register again under other ids.
+//! only, so all gateways agree, also when instances register again under other ids. A ring is made from
+//! the one before by what changed, and comes out as if it had been made from nothing.
 
+mod points;
+
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::balance::slots::{Place, Slot, Slots};
 use crate::dice::mix;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointKey};
+use points::{Change, Points};
 
 /// Points of all endpoints, sorted by place.
 #[derive(Debug)]
@@ -20,16 +23,14 @@ pub(crate) struct Ring {
     slots: Slots,
     /// What it was made from.
     made_from: Box<[Place]>,
-    places: Box<[u64]>,
-    /// Seats.
-    owners: Box<[u32]>,
-    /// For each of 2^n equal arcs of the circle the first point in it or after it.
-    starts: Box<[u32]>,
+    /// How many points each of them has.
+    counts: Box<[u64]>,
+    points: Points,
 }
 
 /// Points of an endpoint of usual weight (ketama's number: shares deviate by about 8 %).
 const POINTS_USUAL: usize = 160;
-/// Points in all, beyond which each endpoint gets fewer: sorting as many takes some 5 ms.
+/// Points in all, beyond which each endpoint gets fewer: they take 2 MB.
 const POINTS_MAX: usize = 131_072;
 /// Fewer points than this per endpoint are of no use, whatever the number of endpoints.
 const POINTS_MIN: usize = 16;
@@ -45,28 +46,21 @@ const LOAD_FLOOR: f64 = 8.0;
 const WALK_MAX: usize = 1024;
 
 impl Ring {
-    /// The ring of the endpoints at `made_from`, who sit in `slots`.
-    pub(crate) fn new(slots: Slots, made_from: Box<[Place]>) -> Self {
-        let mut points: Vec<(u64, u32)> = Vec::new();
-        // Owners by their position first: of points in one place the order is the same everywhere.
-        for (owner, (place, count)) in (0u32..).zip(made_from.iter().zip(point_counts(&made_from)))
-        {
-            let Some(slot) = slots.get(place.seat) else {
-                continue;
-            };
-            let seed = xxh3_64(slot.endpoint.address().to_string().as_bytes());
-            points.extend((0..count).map(|point| (mix(seed.wrapping_add(mix(point))), owner)));
-        }
-        points.sort_unstable();
-        let starts = starts(&points);
-        let seated = |(place, owner): (u64, u32)| (place, made_from[owner as usize].seat);
-        let (places, owners): (Vec<u64>, Vec<u32>) = points.into_iter().map(seated).unzip();
+    /// The ring of the endpoints at `made_from`, who sit in `slots`. Of the ring before, the points of
+    /// those that did not change are taken over.
+    pub(crate) fn new(slots: Slots, made_from: Box<[Place]>, before: Option<&Self>) -> Self {
+        let counts: Box<[u64]> = point_counts(&made_from).collect();
+        let changes = changes(&slots, &made_from, &counts, before);
+        let address = |seat| Some(slots.get(seat)?.endpoint.address());
+        let points = match before {
+            Some(before) => before.points.changed(changes, address),
+            None => Points::default().changed(changes, address),
+        };
         Self {
             slots,
-            places: places.into(),
-            owners: owners.into(),
-            starts,
             made_from,
+            counts,
+            points,
         }
     }
 
@@ -83,11 +77,10 @@ impl Ring {
         weight_total: f64,
         usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<&Slot> {
-        let first = self.point_at(mix(key));
-        let anyone = self.slots.get(*self.owners.first()?)?;
+        let (after, before) = self.points.owners_from(mix(key));
+        let anyone = self.slots.get(self.made_from.first()?.seat)?;
         let in_flight = anyone.endpoint.signal().bounded_in_flight.load(Relaxed);
         let load_total = LOAD_FACTOR * (in_flight + 1) as f64;
-        let (before, after) = self.owners.split_at(first);
         let mut owners = after
             .iter()
             .chain(before)
@@ -109,17 +102,62 @@ impl Ring {
         });
         found.or(overloaded)
     }
+}
 
-    /// The first point at or after a place on the circle.
-    fn point_at(&self, place: u64) -> usize {
-        let start = self.starts[arc(place, self.starts.len())] as usize;
-        let point = start
-            + self.places[start..]
-                .iter()
-                .take_while(|&&other| other < place)
-                .count();
-        if point == self.places.len() { 0 } else { point }
+/// What is to come and to go for those at `made_from` to have so many points.
+fn changes(
+    slots: &Slots,
+    made_from: &[Place],
+    counts: &[u64],
+    before: Option<&Ring>,
+) -> Vec<Change> {
+    // By seat: who has how many points.
+    let mut had: Vec<Option<(EndpointKey, u64)>> = Vec::new();
+    if let Some(before) = before {
+        for (place, count) in before.made_from.iter().zip(&before.counts) {
+            let seat = place.seat as usize;
+            had.resize(had.len().max(seat + 1), None);
+            had[seat] = Some((place.key, *count));
+        }
     }
+    let mut changes = Vec::new();
+    for (place, &count) in made_from.iter().zip(counts) {
+        let had = match had.get_mut(place.seat as usize) {
+            Some(had @ Some(_)) if had.is_some_and(|(key, _)| key == place.key) => had.take(),
+            Some(_) | None => None,
+        };
+        let had = had.map_or(0, |(_, count)| count);
+        if had == count {
+            continue;
+        }
+        let slot = slots.get(place.seat);
+        changes.extend(points(place.seat, slot, had..count, true));
+        changes.extend(points(place.seat, slot, count..had, false));
+    }
+    for (seat, had) in (0u32..).zip(had) {
+        if let (Some((_, count)), Some(before)) = (had, before) {
+            changes.extend(points(seat, before.slots.get(seat), 0..count, false));
+        }
+    }
+    changes
+}
+
+/// Some of the points of an endpoint, by their numbers.
+fn points(
+    owner: u32,
+    slot: Option<&Slot>,
+    numbers: Range<u64>,
+    comes: bool,
+) -> impl Iterator<Item = Change> {
+    let seed = slot.map(|slot| slot.endpoint.address_hashes()[0]);
+    let point = move |(number, seed): (u64, u64)| Change {
+        place: mix(seed.wrapping_add(mix(number))),
+        owner,
+        comes,
+    };
+    numbers
+        .filter_map(move |number| Some((number, seed?)))
+        .map(point)
 }
 
 /// How many points each gets. Nested: whoever gets more keeps those that it had.
@@ -149,23 +187,147 @@ fn points_for(share: f64) -> u64 {
     share.round().max(1.0) as u64
 }
 
-fn starts(points: &[(u64, u32)]) -> Box<[u32]> {
-    let arcs = points.len().next_power_of_two();
-    let mut starts = Vec::with_capacity(arcs);
-    let mut point = 0;
-    for index in 0..arcs {
-        while points
-            .get(point)
-            .is_some_and(|(place, _)| arc(*place, arcs) < index)
-        {
-            point += 1;
-        }
-        starts.push(u32::try_from(point).expect("bounded number of points"));
-    }
-    starts.into()
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
 
-/// Which of `arcs` equal arcs of the circle a place lies in.
-fn arc(place: u64, arcs: usize) -> usize {
-    crate::dice::index_below(place, arcs)
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::endpoint::{Mark, Signal};
+    use crate::policy::Policy;
+
+    /// Endpoints as the updater seats them: in the order of names, on the seats that are free.
+    struct Room {
+        signal: Arc<Signal>,
+        slots: Slots,
+        places: Vec<(u16, Place)>,
+        seats: u32,
+        free: Vec<u32>,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            Self {
+                signal: Arc::new(Signal::new(&Policy::default())),
+                slots: Slots::default(),
+                places: Vec::new(),
+                seats: 0,
+                free: Vec::new(),
+            }
+        }
+
+        fn come(&mut self, number: u16, weight: u64) {
+            let Err(position) = self.find(number) else {
+                return;
+            };
+            let seat = self.free.pop().unwrap_or_else(|| {
+                self.seats += 1;
+                self.seats - 1
+            });
+            let [high, low] = number.to_be_bytes();
+            let mark = Mark::new(Arc::new(AtomicU64::new(0)), 1);
+            let address = ([10, 0, high, low], 80).into();
+            let signal = Arc::clone(&self.signal);
+            let endpoint = Arc::new(Endpoint::new("a".into(), address, signal, mark));
+            let key = endpoint.key();
+            let place = Place { seat, key, weight };
+            self.slots.set(seat, Some(Slot { endpoint, weight }));
+            self.places.insert(position, (number, place));
+        }
+
+        fn go(&mut self, number: u16) {
+            if let Ok(position) = self.find(number) {
+                let (_, place) = self.places.remove(position);
+                self.slots.set(place.seat, None);
+                self.free.push(place.seat);
+            }
+        }
+
+        fn weigh(&mut self, number: u16, weight: u64) {
+            if let Ok(position) = self.find(number) {
+                self.places[position].1.weight = weight;
+            }
+        }
+
+        fn find(&self, number: u16) -> Result<usize, usize> {
+            self.places
+                .binary_search_by_key(&number, |(number, _)| *number)
+        }
+
+        fn ring(&self, before: Option<&Ring>) -> Ring {
+            let places = self.places.iter().map(|(_, place)| *place);
+            Ring::new(self.slots.clone(), places.collect(), before)
+        }
+
+        /// The ring made from the one before, which must be what comes of nothing.
+        fn next(&self, before: Option<&Ring>) -> Ring {
+            let ring = self.ring(before);
+            assert_eq!(ring.points, self.ring(None).points);
+            ring
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Come(u16, u64),
+        Go(u16),
+        Weigh(u16, u64),
+        /// Another endpoint at the same address.
+        Anew(u16, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let weight = || prop_oneof![1u64..100, Just(10_000)];
+        prop_oneof![
+            (0u16..12, weight()).prop_map(|(number, weight)| Step::Come(number, weight)),
+            (0u16..12).prop_map(Step::Go),
+            (0u16..12, weight()).prop_map(|(number, weight)| Step::Weigh(number, weight)),
+            (0u16..12, weight()).prop_map(|(number, weight)| Step::Anew(number, weight)),
+        ]
+    }
+
+    proptest! {
+        // A case makes some ten rings twice, of some thousand points each.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_ring_is_the_same_whichever_way_it_came_about(
+            steps in prop::collection::vec(prop::collection::vec(step(), 0..4), 1..10),
+        ) {
+            let mut room = Room::new();
+            let mut ring = None;
+            for step in steps.into_iter().chain([vec![]]) {
+                for step in step {
+                    match step {
+                        Step::Come(number, weight) => room.come(number, weight),
+                        Step::Go(number) => room.go(number),
+                        Step::Weigh(number, weight) => room.weigh(number, weight),
+                        Step::Anew(number, weight) => {
+                            room.go(number);
+                            room.come(number, weight);
+                        }
+                    }
+                }
+                ring = Some(room.next(ring.as_ref()));
+            }
+        }
+    }
+
+    /// From some number on, each endpoint that comes takes points from all others.
+    #[test]
+    fn also_where_everybody_loses_points() {
+        let mut room = Room::new();
+        (0..815).for_each(|number| room.come(number, 50));
+        let mut ring = room.next(None);
+        for number in 815..825 {
+            room.come(number, 50);
+            ring = room.next(Some(&ring));
+        }
+        (0..30).for_each(|number| room.go(number));
+        ring = room.next(Some(&ring));
+        (0..2000).for_each(|number| room.come(number, 50));
+        room.next(Some(&ring));
+    }
 }

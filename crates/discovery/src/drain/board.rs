@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use livegate_zk::client::{Client, ConnectionState, Error, Watch};
 use livegate_zk::path::{self, PathError};
-use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
+use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::watch::AddWatchMode;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ledger::Ledger;
 use super::{DRAINS, DrainRequest, GATEWAYS, InstancePath};
+use crate::acl;
 use crate::registrar::backoff::Backoff;
 use crate::registrar::claim::{Claim, Wanted, claim, is_closed, is_ours};
 
@@ -52,6 +53,7 @@ pub struct Announcement {
 pub struct DrainBoard {
     drains: watch::Receiver<Arc<BTreeMap<InstancePath, DrainRequest>>>,
     announced: watch::Receiver<bool>,
+    faults: watch::Receiver<Option<Arc<str>>>,
     wanted: watch::Sender<BTreeMap<InstancePath, i64>>,
     _task: JoinSet<()>,
 }
@@ -94,6 +96,7 @@ impl DrainBoard {
         let content = serde_json::to_vec(announcement).expect("text and numbers are always JSON");
         let (drains_sender, drains) = watch::channel(Arc::default());
         let (announced_sender, announced) = watch::channel(false);
+        let (faults_sender, faults) = watch::channel(None);
         let (wanted, wanted_receiver) = watch::channel(BTreeMap::new());
         let task = Task {
             client,
@@ -107,6 +110,7 @@ impl DrainBoard {
             ledger: Ledger::new(),
             drains: drains_sender,
             announced: announced_sender,
+            faults: faults_sender,
             sweep: Sweep {
                 interval: sweep_interval.max(Duration::from_millis(10)),
                 next: None,
@@ -118,6 +122,7 @@ impl DrainBoard {
         Ok(Self {
             drains,
             announced,
+            faults,
             wanted,
             _task: tasks,
         })
@@ -133,6 +138,12 @@ impl DrainBoard {
     #[must_use]
     pub fn announced(&self) -> watch::Receiver<bool> {
         self.announced.clone()
+    }
+
+    /// Why the registry refuses what a board has to do there, for as long as it does.
+    #[must_use]
+    pub fn faults(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.faults.clone()
     }
 
     /// Tells an instance that this gateway has let go of it. It is written in the background, once, and
@@ -170,6 +181,7 @@ struct Task {
     ledger: Ledger,
     drains: watch::Sender<Arc<BTreeMap<InstancePath, DrainRequest>>>,
     announced: watch::Sender<bool>,
+    faults: watch::Sender<Option<Arc<str>>>,
     sweep: Sweep,
 }
 
@@ -190,11 +202,31 @@ impl Task {
                 Ok(()) => return,
                 Err(error) if is_closed(&error) => return,
                 Err(error) => {
-                    tracing::warn!("cannot follow the drains in the registry ({error}); trying on");
+                    self.report(&error);
                     backoff.holds(begun);
                     sleep(backoff.after_loss(std::time::Instant::now())).await;
                 }
             }
+        }
+    }
+
+    fn report(&self, error: &Error) {
+        let cause = if *error == Error::Server(ErrorCode::NoAuth) {
+            format!("not allowed to write below {GATEWAYS} and {DRAINS}")
+        } else {
+            error.to_string()
+        };
+        let is_refusal = matches!(error, Error::Server(_) | Error::Multi { .. });
+        let is_news = self.faults.send_if_modified(|known| {
+            let is_news = is_refusal && known.as_deref() != Some(&*cause);
+            if is_news {
+                *known = Some(cause.as_str().into());
+            }
+            is_news
+        });
+        // What stays as it is, is said once.
+        if is_news || !is_refusal {
+            tracing::warn!("cannot follow the drains in the registry ({cause}); trying on");
         }
     }
 
@@ -226,6 +258,7 @@ impl Task {
             };
             self.refresh().await?;
             self.acknowledge_all().await?;
+            self.faults.send_if_modified(|fault| fault.take().is_some());
             tokio::select! {
                 notification = watcher.next() => match notification {
                     Some(notification) => {
@@ -256,6 +289,7 @@ impl Task {
         let wanted = Wanted {
             path: &self.path,
             content: &self.content,
+            parent_acl: acl::added_to(&self.client),
             rewrite: true,
             czxid: self.czxid,
         };
@@ -335,7 +369,12 @@ impl Task {
         loop {
             let created = self
                 .client
-                .create(&path, data.as_bytes(), CreateMode::Ephemeral, Acl::OPEN)
+                .create(
+                    &path,
+                    data.as_bytes(),
+                    CreateMode::Ephemeral,
+                    acl::ours(&self.client),
+                )
                 .await;
             match created {
                 Ok(_) => return Ok(()),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use livegate_zk::client::{Client, Error, Watch};
 use livegate_zk::path;
-use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{DRAINS, GATEWAYS, InstancePath, czxid_in};
+use crate::acl;
 
 /// How long to wait when no gateway is announced: readers of other kinds see the state, or do not, and
 /// there is nobody to tell.
@@ -77,14 +77,14 @@ impl Outgoing {
                     &self.container,
                     data.as_bytes(),
                     CreateMode::Container,
-                    Acl::OPEN,
+                    acl::exchanged(&self.client),
                 )
                 .await;
             match created {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_no_node() => {
                     self.client
-                        .ensure(DRAINS, CreateMode::Container, Acl::OPEN)
+                        .ensure(DRAINS, CreateMode::Container, acl::added_to(&self.client))
                         .await?;
                 }
                 Err(error) if error.is_node_exists() => {

@@ -1,4 +1,5 @@
-//! JSON with `host` and `port`: nerve, `ShenYu`, elements of lists, and what people write themselves.
+//! JSON with `host` and `port`: nerve, elements of lists, what people write themselves, and `ShenYu`'s, which
+//! says a little more.
 
 use serde_json::Value;
 
@@ -32,8 +33,8 @@ pub(super) fn read_unnamed(object: &Object) -> Result<Description, LayoutError> 
     Ok(description)
 }
 
-/// In `ShenYu` 0 is healthy and 1 is not (`discovery_upstream.status`); elsewhere a status is a word or
-/// a boolean. A number that is neither 0 nor 1 says nothing.
+/// A status is a word or a boolean. Of numbers 1 is out, as in lists that were taken from `ShenYu`; what others
+/// mean nobody knows.
 fn is_out(status: &Value) -> bool {
     match status {
         Value::Bool(up) => !up,

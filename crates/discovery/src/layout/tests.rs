@@ -14,7 +14,7 @@ const KRATOS: &str = r#"{"id":"8f14e45f","name":"helloworld","version":"v1","met
 const OURS: &str = r#"{"name":"orders","id":"10.0.0.3:8080","address":"10.0.0.3","port":8080,"sslPort":null,"payload":{"metadata":{"weight":"20","zone":"a"}},"registrationTimeUTC":1795338721825,"serviceType":"DYNAMIC","uriSpec":null}"#;
 const NERVE: &str =
     r#"{"host":"10.0.0.7","port":3000,"name":"i-1","weight":7,"labels":{"az":"us-1a","zone":"a"}}"#;
-const SHEN_YU: &str = r#"{"appName":"http","host":"10.0.0.8","port":9195,"weight":30,"status":0}"#;
+const SHEN_YU: &str = r#"{"appName":"http","host":"10.0.0.8","port":9195,"status":0,"weight":30}"#;
 
 /// Reads with `auto` and with a layout by name, which must agree.
 fn one(layout: Layout, name: &str, data: &str) -> Description {
@@ -318,7 +318,14 @@ fn shen_yu() {
         ..plain("10.0.0.8:9195", "10.0.0.8:9195")
     };
     assert_eq!(one(Layout::ShenYu, "10.0.0.8:9195", SHEN_YU), expected);
-    for status in ["1", "false", "\"DOWN\""] {
+    // As `RegistryListener` registers: neither number was ever set.
+    let unset = SHEN_YU.replace("30", "0");
+    assert_eq!(one(Layout::ShenYu, "10.0.0.8:9195", &unset).weight, None);
+    let others = SHEN_YU
+        .replace("\"appName\":\"http\",", "")
+        .replace("30", "0");
+    assert_eq!(one(Layout::Nerve, "10.0.0.8:9195", &others).weight, Some(0));
+    for status in ["1", "2", "-1", "false", "\"DOWN\""] {
         let out = SHEN_YU.replace("\"status\":0", &format!("\"status\":{status}"));
         assert_eq!(
             one(Layout::ShenYu, "a:1", &out).state,

@@ -10,6 +10,8 @@ use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::stat::Stat;
 
+use crate::acl;
+
 /// Looks in a row before giving up for now. Each is followed by at most one write, and another one is
 /// only needed when somebody else was faster or a reply got lost.
 const LOOKS_MAX: usize = 8;
@@ -39,6 +41,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) path: &'a str,
     /// What to create it with.
     pub(crate) content: &'a [u8],
+    /// Who may do what with its parent, when that has to be made.
+    pub(crate) parent_acl: &'static [Acl<'static>],
     /// Whether to replace the content of a node that is there and ours. Otherwise it is left as it is,
     /// for somebody may have edited it.
     pub(crate) rewrite: bool,
@@ -90,7 +94,7 @@ pub(crate) async fn claim(client: &Client, wanted: &Wanted<'_>) -> Result<Claim,
                         path,
                         data: content,
                         mode: CreateMode::Ephemeral,
-                        acl: Acl::OPEN,
+                        acl: acl::ours(client),
                     },
                 ];
                 match client.multi(&replace).await {
@@ -103,17 +107,12 @@ pub(crate) async fn claim(client: &Client, wanted: &Wanted<'_>) -> Result<Claim,
             }
             Err(error) if error.is_no_node() => {
                 match client
-                    .create(path, content, CreateMode::Ephemeral, Acl::OPEN)
+                    .create(path, content, CreateMode::Ephemeral, acl::ours(client))
                     .await
                 {
                     Ok(_) => created = true,
                     Err(error) if error.is_no_node() => {
-                        // As Curator and Spring do: the server removes the parents when they are empty.
-                        let parent = path::parent(path).unwrap_or("/");
-                        if let Err(error) = client
-                            .ensure(parent, CreateMode::Container, Acl::OPEN)
-                            .await
-                        {
+                        if let Err(error) = make_parents(client, wanted).await {
                             look_again(error)?;
                         }
                     }
@@ -128,6 +127,23 @@ pub(crate) async fn claim(client: &Client, wanted: &Wanted<'_>) -> Result<Claim,
     }
     // Others keep changing it: that is a failure to back off from.
     Err(Error::Server(ErrorCode::NodeExists))
+}
+
+/// Makes the parent and everything above it, as Curator and Spring do: as containers, which the server
+/// removes when they are empty.
+async fn make_parents(client: &Client, wanted: &Wanted<'_>) -> Result<(), Error> {
+    let parent = path::parent(wanted.path).unwrap_or("/");
+    let make = || client.create(parent, b"", CreateMode::Container, wanted.parent_acl);
+    match make().await {
+        Err(error) if error.is_no_node() => {
+            let above = path::parent(parent).unwrap_or("/");
+            client
+                .ensure(above, CreateMode::Container, acl::added_to(client))
+                .await?;
+            make().await.map(drop)
+        }
+        made => made.map(drop),
+    }
 }
 
 /// Whether the node belongs to the client's session.

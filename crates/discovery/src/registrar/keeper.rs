@@ -13,6 +13,7 @@ use super::backoff::Backoff;
 use super::claim::{Claim, Wanted, claim, is_closed, is_ours, release};
 use super::content::{Form, Registered, render, render_draining};
 use super::{Departure, LostCause, Presence, RegistrarState, Wish};
+use crate::acl;
 use crate::drain::{InstancePath, Outgoing};
 
 /// How long an operation may take: when there is no registry, this is how often it is said.
@@ -195,6 +196,7 @@ impl Keeper {
         let wanted = Wanted {
             path: &self.node.path,
             content: &content,
+            parent_acl: acl::ours(&self.client),
             rewrite: false,
             czxid: self.czxid,
         };
@@ -300,6 +302,12 @@ impl Keeper {
             ConnectionState::Disconnected { cause, .. } => {
                 let cause = cause.map_or_else(|| "no server answers".to_owned(), |c| c.to_string());
                 tracing::warn!("cannot reach the registry to keep {path} ({cause}); trying on");
+            }
+            _ if *error == Error::Server(ErrorCode::NoAuth) => {
+                tracing::warn!(
+                    "not allowed to write {path} in the registry: give the user and password that may \
+                     (trying on)"
+                );
             }
             ConnectionState::Connected { .. } | ConnectionState::Closed => {
                 tracing::warn!("cannot write {path} in the registry ({error}); trying on");

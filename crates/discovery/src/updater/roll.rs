@@ -19,6 +19,7 @@ pub(crate) struct Roll {
     fresh: Vec<Row>,
     /// Still in their place.
     gone: Vec<InstanceId>,
+    tally: Tally,
     members: Members,
     slots: Slots,
 }
@@ -29,6 +30,29 @@ pub(crate) struct Row {
     pub(crate) place: Place,
     pub(crate) grade: Grade,
     is_gone: bool,
+}
+
+/// How many endpoints there are of each grade.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally([usize; Grade::Closed as usize + 1]);
+
+impl Tally {
+    pub(crate) fn add(&mut self, grade: Grade) {
+        self.0[grade as usize] += 1;
+    }
+
+    pub(crate) fn take(&mut self, grade: Grade) {
+        self.0[grade as usize] -= 1;
+    }
+
+    pub(crate) fn of(&self, grade: Grade) -> usize {
+        self.0[grade as usize]
+    }
+
+    /// Those that are not closed.
+    pub(crate) fn open(&self) -> usize {
+        self.0.iter().sum::<usize>() - self.of(Grade::Closed)
+    }
 }
 
 /// More rows than this are put in or taken out together, fewer one by one.
@@ -49,18 +73,27 @@ impl Roll {
             grade,
             is_gone: false,
         };
+        self.tally.add(grade);
         match self.find(id) {
-            Ok(position) => self.rows[position] = row,
+            Ok(position) => {
+                let before = std::mem::replace(&mut self.rows[position], row);
+                if !before.is_gone {
+                    self.tally.take(before.grade);
+                }
+            }
             Err(_) => self.fresh.push(row),
         }
     }
 
     /// It is not shown any longer.
     pub(crate) fn remove(&mut self, id: &InstanceId) {
-        if let Ok(position) = self.find(id) {
+        if let Ok(position) = self.find(id)
+            && !self.rows[position].is_gone
+        {
             let row = &mut self.rows[position];
             row.is_gone = true;
             self.gone.push(id.clone());
+            self.tally.take(row.grade);
             self.slots.set(row.place.seat, None);
             self.members.remove(id);
         }
@@ -89,11 +122,29 @@ impl Roll {
             let position = self.find(&row.id).unwrap_or_else(|position| position);
             self.rows.insert(position, row);
         }
+        debug_assert_eq!(self.tally, self.counted());
+    }
+
+    fn counted(&self) -> Tally {
+        let mut counted = Tally::default();
+        self.rows.iter().for_each(|row| counted.add(row.grade));
+        counted
     }
 
     /// All endpoints, in the order of their ids; settled.
     pub(crate) fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// How many of them there are of each grade.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// As what one is shown, if it is.
+    pub(crate) fn grade(&self, id: &InstanceId) -> Option<Grade> {
+        let row = &self.rows[self.find(id).ok()?];
+        (!row.is_gone).then_some(row.grade)
     }
 
     pub(crate) fn members(&self) -> &Members {

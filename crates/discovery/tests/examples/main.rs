@@ -176,7 +176,18 @@ fn clients_do_not_notice_that_servers_die_and_come_back() {
     for client in [&finding, &probing] {
         until_answered(client, second);
     }
+
+    // All of them killed: calls wait for the first that is back.
+    for server in &mut servers {
+        server.kill();
+    }
+    servers[0] = serve(first);
     for client in [&finding, &probing] {
+        until_answered(client, first);
+    }
+    servers[1] = serve(second);
+    for client in [&finding, &probing] {
+        until_answered(client, second);
         assert!(!client.printed().contains("FAILED"), "{}", client.printed());
     }
     drop(servers);

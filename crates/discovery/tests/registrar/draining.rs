@@ -10,9 +10,9 @@ use livegate_zk::proto::create_mode::CreateMode;
 
 use crate::forwarder::{Forwarder, Mode};
 use crate::registry::{
-    Kind, PATH, Registry, TICK, content, on_both, registered, short_lived, stat, until,
-    until_state, within,
+    PATH, TICK, content, registered, short_lived, stat, until, until_state, within,
 };
+use crate::server::{Kind, Server, on_both};
 
 on_both! {
     without_gateways_it_is_over_soon
@@ -74,11 +74,11 @@ async fn assert_nothing_left(client: &Client) {
 }
 
 async fn without_gateways_it_is_over_soon(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let looker = registry.client().await;
+    let client = server.client().await;
+    let looker = server.client().await;
     let registration = registered(&client).await;
     let plain = content(&looker).await;
     let mut states = registration.states();
@@ -106,11 +106,11 @@ async fn without_gateways_it_is_over_soon(kind: Kind) {
 }
 
 async fn every_gateway_is_waited_for(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let (one, two) = (registry.client().await, registry.client().await);
+    let client = server.client().await;
+    let (one, two) = (server.client().await, server.client().await);
     let (first, second) = (board(&one, "gw-1").await, board(&two, "gw-2").await);
     let (announcement, owner) = one.get(&format!("{GATEWAYS}/gw-1")).await.unwrap();
     assert_eq!(
@@ -151,11 +151,11 @@ async fn every_gateway_is_waited_for(kind: Kind) {
 }
 
 async fn a_gateway_that_dies_meanwhile_is_not_waited_for(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let (one, two) = (registry.client().await, registry.client().await);
+    let client = server.client().await;
+    let (one, two) = (server.client().await, server.client().await);
     let (first, second) = (board(&one, "gw-1").await, board(&two, "gw-2").await);
     let start = Instant::now();
     let task = drain(registered(&client).await, LONG);
@@ -171,11 +171,11 @@ async fn a_gateway_that_dies_meanwhile_is_not_waited_for(kind: Kind) {
 }
 
 async fn a_gateway_that_never_answers_is_waited_for_until_the_timeout(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let one = registry.client().await;
+    let client = server.client().await;
+    let one = server.client().await;
     let _board = board(&one, "gw-1").await;
     let timeout = Duration::from_secs(2);
     let start = Instant::now();
@@ -187,11 +187,11 @@ async fn a_gateway_that_never_answers_is_waited_for_until_the_timeout(kind: Kind
 }
 
 async fn removal_cuts_a_drain_short(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let one = registry.client().await;
+    let client = server.client().await;
+    let one = server.client().await;
     let _board = board(&one, "gw-1").await;
     let registration = registered(&client).await;
     let start = Instant::now();
@@ -206,12 +206,12 @@ async fn removal_cuts_a_drain_short(kind: Kind) {
 }
 
 async fn a_new_session_of_a_gateway_announces_and_acknowledges_again(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let other = registry.client().await;
-    let forwarder = Forwarder::start(registry.address()).await;
+    let client = server.client().await;
+    let other = server.client().await;
+    let forwarder = Forwarder::start(server.address()).await;
     let one = short_lived(&forwarder.address.to_string()).await;
     let first = board(&one, "gw-1").await;
     // Keeps the drain open.
@@ -248,11 +248,11 @@ async fn a_new_session_of_a_gateway_announces_and_acknowledges_again(kind: Kind)
 }
 
 async fn the_drain_of_an_earlier_incarnation_does_not_count(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let one = registry.client().await;
+    let client = server.client().await;
+    let one = server.client().await;
     let drain_path = format!("{DRAINS}/%2Fservices%2Forders%2F10.0.0.3%3A8080");
     client
         .ensure(DRAINS, CreateMode::Container, Acl::OPEN)
@@ -286,11 +286,11 @@ async fn the_drain_of_an_earlier_incarnation_does_not_count(kind: Kind) {
 }
 
 async fn drains_that_nobody_finishes_are_cleaned_up(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let (one, two) = (registry.client().await, registry.client().await);
+    let client = server.client().await;
+    let (one, two) = (server.client().await, server.client().await);
     let announcement = Announcement {
         version: "0.1.0".to_owned(),
         host: "test".to_owned(),
@@ -306,7 +306,7 @@ async fn drains_that_nobody_finishes_are_cleaned_up(kind: Kind) {
             .await
             .unwrap();
     }
-    let killed = registry.client().await;
+    let killed = server.client().await;
     let registration = registered(&killed).await;
     let task = drain(registration, LONG);
     let mut acknowledgements = Vec::new();

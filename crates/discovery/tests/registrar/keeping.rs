@@ -7,12 +7,12 @@ use livegate_zk::client::{Client, ConnectionState};
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 
-use crate::apache::options;
+use crate::connect::options;
 use crate::forwarder::{Forwarder, Mode};
 use crate::registry::{
-    Kind, PATH, Registry, TICK, content, on_both, registered, registrar, short_lived, stat, until,
-    until_state, within,
+    PATH, TICK, content, registered, registrar, short_lived, stat, until, until_state, within,
 };
+use crate::server::{Kind, Server, on_both};
 
 on_both! {
     an_instance_is_registered_changed_withdrawn_and_removed
@@ -32,12 +32,31 @@ fn is_registered(state: &RegistrarState) -> bool {
     matches!(state, RegistrarState::Registered { .. })
 }
 
+/// How many requests the server has got from a client in this session's latest connection.
+async fn requests(server: &Server, client: &Client) -> u64 {
+    let answer = server.ask("cons").await.unwrap();
+    let session = format!(",sid={:#x},", client.state().session_id);
+    let connection = answer.lines().find(|line| line.contains(&session)).unwrap();
+    let (_, count) = connection.split_once(",recved=").unwrap();
+    count.split(',').next().unwrap().parse().unwrap()
+}
+
+/// Waits until a registrar, which does nothing else with its client, has looked this often after its node: with two
+/// requests each time.
+async fn until_it_has_looked(server: &Server, client: &Client, times: u64) {
+    let before = requests(server, client).await;
+    until("the registrar looks", async || {
+        requests(server, client).await >= before + 2 * times
+    })
+    .await;
+}
+
 async fn an_instance_is_registered_changed_withdrawn_and_removed(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let looker = registry.client().await;
+    let client = server.client().await;
+    let looker = server.client().await;
     let registration = registrar(&client)
         .zone("a")
         .metadata("version", "7")
@@ -66,7 +85,7 @@ async fn an_instance_is_registered_changed_withdrawn_and_removed(kind: Kind) {
 
     // What an operator writes stays, however often the registrar looks.
     looker.set(PATH, b"edited", None).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_it_has_looked(&server, &client, 3).await;
     assert_eq!(content(&looker).await, "edited");
     registration.withdraw();
     until_state(&registration, |state| *state == RegistrarState::Withdrawn).await;
@@ -83,10 +102,10 @@ async fn an_instance_is_registered_changed_withdrawn_and_removed(kind: Kind) {
 }
 
 async fn the_parents_are_containers_and_plain_is_plain(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
+    let client = server.client().await;
     let registration = registrar(&client).root("/a/b").plain().start().unwrap();
     assert!(within(registration.registered()).await);
     let (data, _) = client.get("/a/b/orders/10.0.0.3:8080").await.unwrap();
@@ -100,15 +119,15 @@ async fn the_parents_are_containers_and_plain_is_plain(kind: Kind) {
 }
 
 async fn a_node_that_a_dead_process_left_behind_is_replaced(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
+    let client = server.client().await;
     client
         .ensure("/services/orders", CreateMode::Container, Acl::OPEN)
         .await
         .unwrap();
-    let dead = registry.client().await;
+    let dead = server.client().await;
     dead.create(PATH, b"old", CreateMode::Ephemeral, Acl::OPEN)
         .await
         .unwrap();
@@ -130,11 +149,11 @@ async fn a_node_that_a_dead_process_left_behind_is_replaced(kind: Kind) {
 }
 
 async fn a_session_that_ends_is_followed_by_a_new_registration(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let looker = registry.client().await;
-    let forwarder = Forwarder::start(registry.address()).await;
+    let looker = server.client().await;
+    let forwarder = Forwarder::start(server.address()).await;
     let client = short_lived(&forwarder.address.to_string()).await;
     let registration = registered(&client).await;
     let first = stat(&looker).await.unwrap();
@@ -162,11 +181,11 @@ async fn a_session_that_ends_is_followed_by_a_new_registration(kind: Kind) {
 }
 
 async fn a_node_that_somebody_deletes_comes_back(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let client = registry.client().await;
-    let looker = registry.client().await;
+    let client = server.client().await;
+    let looker = server.client().await;
     let registration = registered(&client).await;
     for _ in 0..3 {
         let before = stat(&looker).await.unwrap();
@@ -189,24 +208,24 @@ async fn a_node_that_somebody_deletes_comes_back(kind: Kind) {
 }
 
 async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into(kind: Kind) {
-    let Some(mut registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
+    let Some(mut server) = Server::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
-    let client = registry.client().await;
+    let client = server.client().await;
     let _registration = registered(&client).await;
     let before = stat(&client).await.unwrap();
-    registry.kill();
-    registry.run().await;
+    server.kill();
+    server.run().await;
     let mut sessions = client.states();
     within(sessions.wait_for(|state| state.attachments == 2))
         .await
         .unwrap();
     assert_eq!(stat(&client).await.unwrap(), before);
 
-    registry.kill();
-    registry.wipe();
-    registry.run().await;
-    let looker = registry.client().await;
+    server.kill();
+    server.wipe();
+    server.run().await;
+    let looker = server.client().await;
     until("the instance is registered", async || {
         stat(&looker).await.is_some()
     })
@@ -216,10 +235,10 @@ async fn a_restarted_server_changes_nothing_and_a_wiped_one_is_written_into(kind
 /// Registers through a connection that is lost after the node was written and before anybody heard of
 /// it; what a dead process left there, if anything.
 async fn register_without_a_reply(kind: Kind, stale: Option<&[u8]>) {
-    let Some(registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
+    let Some(server) = Server::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
-    let looker = registry.client().await;
+    let looker = server.client().await;
     looker
         .ensure("/services/orders", CreateMode::Persistent, Acl::OPEN)
         .await
@@ -231,11 +250,11 @@ async fn register_without_a_reply(kind: Kind, stale: Option<&[u8]>) {
             .unwrap();
     }
     let before = stat(&looker).await.map_or(0, |stat| stat.czxid);
-    let forwarder = Forwarder::start(registry.address()).await;
+    let forwarder = Forwarder::start(server.address()).await;
     let client = Client::connect(options(&forwarder.address.to_string()))
         .await
         .unwrap();
-    forwarder.set(Mode::LoseReplyToContent);
+    forwarder.set(Mode::LoseRepliesFrom(b"registrationTimeUTC"));
     let registration = registrar(&client).start().unwrap();
     until("the node is created", async || {
         stat(&looker).await.is_some_and(|stat| stat.czxid > before)
@@ -272,19 +291,22 @@ async fn a_replacement_whose_reply_is_lost_makes_one_node(kind: Kind) {
 }
 
 async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back(kind: Kind) {
-    let Some(registry) = Registry::start(kind, Duration::from_millis(1500)).await else {
+    let Some(server) = Server::start(kind, Duration::from_millis(1500)).await else {
         return;
     };
-    let looker = registry.client().await;
-    let forwarder = Forwarder::start(registry.address()).await;
+    let looker = server.client().await;
+    let forwarder = Forwarder::start(server.address()).await;
     let client = Client::connect(options(&forwarder.address.to_string()))
         .await
         .unwrap();
     let registration = registered(&client).await;
     forwarder.set(Mode::Cut);
     registration.withdraw();
-    // Longer than one attempt takes.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let refused = forwarder.connections() + 15;
+    until("the registry is sought in vain", async || {
+        forwarder.connections() >= refused
+    })
+    .await;
     assert!(is_registered(&registration.state()));
     assert!(stat(&looker).await.is_some());
     forwarder.set(Mode::Pass);
@@ -293,10 +315,11 @@ async fn what_is_withdrawn_while_the_registry_is_away_goes_when_it_is_back(kind:
 }
 
 async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after_it(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let (old, new) = (registry.client().await, registry.client().await);
+    let (old, new) = (server.client().await, server.client().await);
+    let looker = server.client().await;
     let older = registered(&old).await;
     let newer = registered(&new).await;
     let superseded = |state: &RegistrarState| {
@@ -306,7 +329,7 @@ async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after
             }
     };
     until_state(&older, superseded).await;
-    let owner = stat(&old).await.unwrap();
+    let owner = stat(&looker).await.unwrap();
     assert_eq!(owner.ephemeral_owner, new.state().session_id);
     // They leave it at that, however often they look.
     drop(older);
@@ -317,28 +340,34 @@ async fn of_two_registrars_the_newer_one_wins_and_the_older_one_takes_over_after
     // Started again it is the newer one.
     assert!(within(older.registered()).await);
     until_state(&newer, superseded).await;
-    let settled = stat(&new).await.unwrap();
+    let settled = stat(&looker).await.unwrap();
     assert_eq!(settled.ephemeral_owner, old.state().session_id);
+    let before = requests(&server, &new).await;
     newer
         .update(|description| description.weight = Some(1))
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(stat(&new).await.unwrap(), settled);
+    until(
+        "the superseded one looks whether it may write",
+        async || requests(&server, &new).await > before,
+    )
+    .await;
+    until_it_has_looked(&server, &old, 3).await;
+    assert_eq!(stat(&looker).await.unwrap(), settled);
 
     // A superseded registrar that leaves takes nothing with it; a remaining one takes over.
     assert!(within(older.remove()).await.removed);
     until_state(&newer, is_registered).await;
     assert_eq!(
-        stat(&old).await.unwrap().ephemeral_owner,
+        stat(&looker).await.unwrap().ephemeral_owner,
         new.state().session_id
     );
 }
 
 async fn a_superseded_registrar_leaves_without_a_drain(kind: Kind) {
-    let Some(registry) = Registry::start(kind, TICK).await else {
+    let Some(server) = Server::start(kind, TICK).await else {
         return;
     };
-    let (old, new) = (registry.client().await, registry.client().await);
+    let (old, new) = (server.client().await, server.client().await);
     let older = registered(&old).await;
     let _newer = registered(&new).await;
     until_state(&older, |state| matches!(state, RegistrarState::Lost { .. })).await;

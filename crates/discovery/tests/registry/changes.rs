@@ -7,13 +7,17 @@ use livegate_zk::client::Op;
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 
-use crate::backend::{Backend, create, create_all, discovery, ensure, ids, on_both, until};
+use crate::fixture::{create, create_all, discovery, ensure, ids, start, until};
+use crate::server::{Kind, Server, on_both};
 
 on_both! {
     changes
 }
 
-async fn changes(server: impl Backend) {
+async fn changes(kind: Kind) {
+    let Some(server) = start(kind).await else {
+        return;
+    };
     a_service_that_is_not_there_yet(&server).await;
     a_parent_that_is_reaped_and_made_again(&server).await;
     data_that_is_set(&server).await;
@@ -22,7 +26,7 @@ async fn changes(server: impl Backend) {
     a_watch_that_is_dropped_is_removed(&server).await;
 }
 
-async fn a_service_that_is_not_there_yet(server: &impl Backend) {
+async fn a_service_that_is_not_there_yet(server: &Server) {
     let client = server.client().await;
     let watch = discovery(&client)
         .service("/later/orders", ServiceOptions::default())
@@ -41,7 +45,7 @@ async fn a_service_that_is_not_there_yet(server: &impl Backend) {
 }
 
 /// Curator makes the parents containers, which the server deletes when their last child has left.
-async fn a_parent_that_is_reaped_and_made_again(server: &impl Backend) {
+async fn a_parent_that_is_reaped_and_made_again(server: &Server) {
     let client = server.client().await;
     let watch = discovery(&client)
         .service("/reaped", ServiceOptions::default())
@@ -60,7 +64,7 @@ async fn a_parent_that_is_reaped_and_made_again(server: &impl Backend) {
     }
 }
 
-async fn data_that_is_set(server: &impl Backend) {
+async fn data_that_is_set(server: &Server) {
     let client = server.client().await;
     let discovery = discovery(&client);
     let data = |weight: u32, state: &str| {
@@ -94,7 +98,7 @@ async fn data_that_is_set(server: &impl Backend) {
     assert_eq!(discovery.stats().reads() - before, 3);
 }
 
-async fn weights_that_are_configured(server: &impl Backend) {
+async fn weights_that_are_configured(server: &Server) {
     let client = server.client().await;
     let discovery = discovery(&client);
     create(&client, "/configured", "").await;
@@ -118,7 +122,7 @@ async fn weights_that_are_configured(server: &impl Backend) {
     assert_eq!(discovery.stats().reads(), before);
 }
 
-async fn additions_come_together_and_removals_at_once(server: &impl Backend) {
+async fn additions_come_together_and_removals_at_once(server: &Server) {
     let client = server.client().await;
     let discovery = discovery(&client);
     create(&client, "/paced", "").await;
@@ -183,7 +187,7 @@ async fn additions_come_together_and_removals_at_once(server: &impl Backend) {
     .await;
 }
 
-async fn a_watch_that_is_dropped_is_removed(server: &impl Backend) {
+async fn a_watch_that_is_dropped_is_removed(server: &Server) {
     let client = server.client().await;
     let watch = discovery(&client)
         .service("/paced", ServiceOptions::default())

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use livegate_discovery::layout::Layout;
 use livegate_discovery::{InstanceState, ServiceOptions, Status};
 
-use crate::backend::{Backend, create, discovery, ensure, ids, on_both, until};
+use crate::fixture::{create, discovery, ensure, ids, start, until};
+use crate::server::{Kind, Server, on_both};
 
 on_both! {
     layouts
@@ -87,13 +88,16 @@ const CASES: [Case; 10] = [
     (
         Layout::ShenYu,
         "10.0.0.8:9195",
-        r#"{"appName":"http","host":"10.0.0.8","port":9195,"weight":30,"status":0}"#,
+        r#"{"appName":"http","host":"10.0.0.8","port":9195,"status":0,"weight":30}"#,
         "10.0.0.8:9195",
         "10.0.0.8:9195",
     ),
 ];
 
-async fn layouts(server: impl Backend) {
+async fn layouts(kind: Kind) {
+    let Some(server) = start(kind).await else {
+        return;
+    };
     alone(&server).await;
     mixed_with_bad_nodes(&server).await;
     lists_in_the_service_node(&server).await;
@@ -102,7 +106,7 @@ async fn layouts(server: impl Backend) {
     services_below_a_root(&server).await;
 }
 
-async fn alone(server: &impl Backend) {
+async fn alone(server: &Server) {
     let client = server.client().await;
     let discovery = discovery(&client);
     for (layout, node, data, id, address) in CASES {
@@ -129,7 +133,7 @@ async fn alone(server: &impl Backend) {
     }
 }
 
-async fn mixed_with_bad_nodes(server: &impl Backend) {
+async fn mixed_with_bad_nodes(server: &Server) {
     let client = server.client().await;
     ensure(&client, "/mixed/providers").await;
     ensure(&client, "/mixed/consumers").await;
@@ -170,7 +174,7 @@ async fn mixed_with_bad_nodes(server: &impl Backend) {
     until(&mut snapshots, |now| !now.skipped.contains_key("unknown")).await;
 }
 
-async fn lists_in_the_service_node(server: &impl Backend) {
+async fn lists_in_the_service_node(server: &Server) {
     let client = server.client().await;
     let list = r#"[{"host":"10.0.0.1","port":80,"weight":20},{"host":"10.0.0.2","port":80}]"#;
     create(&client, "/listed", list).await;
@@ -200,7 +204,7 @@ async fn lists_in_the_service_node(server: &impl Backend) {
     }
 }
 
-async fn vectors_give_weights(server: &impl Backend) {
+async fn vectors_give_weights(server: &Server) {
     let client = server.client().await;
     create(&client, "/weighted", "").await;
     for (number, host) in [(1, "10.0.0.1"), (2, "10.0.0.2")] {
@@ -232,7 +236,7 @@ async fn vectors_give_weights(server: &impl Backend) {
     until(&mut snapshots, |now| weights(now) == [50, 50]).await;
 }
 
-async fn names_are_looked_up(server: &impl Backend) {
+async fn names_are_looked_up(server: &Server) {
     let client = server.client().await;
     create(&client, "/named", "").await;
     create(&client, "/named/localhost:80", "").await;
@@ -249,7 +253,7 @@ async fn names_are_looked_up(server: &impl Backend) {
     assert!(cause.contains("no-such-host.invalid"), "{cause}");
 }
 
-async fn services_below_a_root(server: &impl Backend) {
+async fn services_below_a_root(server: &Server) {
     let client = server.client().await;
     let discovery = discovery(&client);
     let root = discovery.root("/root").unwrap();

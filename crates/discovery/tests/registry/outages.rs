@@ -5,19 +5,13 @@ use std::time::SystemTime;
 
 use livegate_discovery::{ServiceOptions, ServiceWatch, Snapshot, Status, WatchStats};
 use livegate_zk::client::Client;
-use livegate_zk::frame::{LENGTH_BYTES, append_frame};
-use livegate_zk::jute::Decoder;
-use livegate_zk::proto::op_code::OpCode;
-use livegate_zk::proto::session::{ConnectReply, ConnectRequest, RequestHeader};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::backend::{
-    Backend, connect, create, create_all, discovery, ensure, ids, on_both, until,
-};
+use crate::connect::{end_session, options};
+use crate::fixture::{connect, create, create_all, discovery, ensure, ids, start, until};
 use crate::forwarder::{Forwarder, Mode};
+use crate::server::{Kind, Server, on_both};
 
 on_both! {
     outages
@@ -25,7 +19,10 @@ on_both! {
 
 const INSTANCES: usize = 200;
 
-async fn outages(mut server: impl Backend) {
+async fn outages(kind: Kind) {
+    let Some(mut server) = start(kind).await else {
+        return;
+    };
     a_server_that_is_killed_and_started_again(&mut server).await;
     a_connection_that_is_cut(&server).await;
     a_connection_that_is_cut_again_and_again(&server).await;
@@ -51,7 +48,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn start(server: &impl Backend, service: &str) -> Self {
+    async fn start(server: &Server, service: &str) -> Self {
         let other = server.client().await;
         ensure(&other, service).await;
         let paths: Vec<String> = (0..INSTANCES).map(|number| path(service, number)).collect();
@@ -101,7 +98,7 @@ impl Watched {
     }
 }
 
-async fn a_server_that_is_killed_and_started_again(server: &mut impl Backend) {
+async fn a_server_that_is_killed_and_started_again(server: &mut Server) {
     let began = SystemTime::now();
     let mut watched = Watched::start(server, "/killed").await;
     let before = watched.watch.latest();
@@ -124,7 +121,7 @@ async fn a_server_that_is_killed_and_started_again(server: &mut impl Backend) {
     watched.end().await;
 }
 
-async fn a_connection_that_is_cut(server: &impl Backend) {
+async fn a_connection_that_is_cut(server: &Server) {
     let mut watched = Watched::start(server, "/cut").await;
     let other = server.client().await;
     watched.forwarder.set(Mode::Cut);
@@ -157,7 +154,7 @@ async fn a_connection_that_is_cut(server: &impl Backend) {
 }
 
 /// Many short cuts in a row, also while everything is compared.
-async fn a_connection_that_is_cut_again_and_again(server: &impl Backend) {
+async fn a_connection_that_is_cut_again_and_again(server: &Server) {
     let mut watched = Watched::start(server, "/shaky").await;
     let other = server.client().await;
     for round in 0..20 {
@@ -174,13 +171,13 @@ async fn a_connection_that_is_cut_again_and_again(server: &impl Backend) {
     watched.end().await;
 }
 
-async fn a_session_that_is_over(server: &impl Backend) {
+async fn a_session_that_is_over(server: &Server) {
     let mut watched = Watched::start(server, "/over").await;
     let other = server.client().await;
     let reads = watched.stats.reads();
     watched.forwarder.set(Mode::Cut);
     watched.until_stale().await;
-    end_session(server, &watched.forwarder.connect_reply()).await;
+    end_session(server.address(), &watched.forwarder.connect_reply()).await;
     create(&other, &path("/over", INSTANCES), "").await;
     watched.forwarder.set(Mode::Pass);
     let live = watched.until_live().await;
@@ -194,7 +191,7 @@ async fn a_session_that_is_over(server: &impl Backend) {
 }
 
 /// What was saved is served until the registry has been read; then the number of the contact grows.
-async fn a_list_that_was_saved(server: &impl Backend) {
+async fn a_list_that_was_saved(server: &Server) {
     let other = server.client().await;
     create(&other, "/saved", "").await;
     create(&other, "/saved/10.0.0.1:80", "").await;
@@ -206,7 +203,7 @@ async fn a_list_that_was_saved(server: &impl Backend) {
     };
     let forwarder = Forwarder::start(server.address()).await;
     forwarder.set(Mode::Cut);
-    let client = Client::start(crate::backend::options(forwarder.address));
+    let client = Client::start(options(&forwarder.address.to_string()));
     let options = ServiceOptions {
         saved: Some(Arc::new(saved.clone())),
         ..ServiceOptions::default()
@@ -219,7 +216,7 @@ async fn a_list_that_was_saved(server: &impl Backend) {
     assert_eq!(ids(&live), ["10.0.0.1:80"]);
 }
 
-async fn a_client_that_is_closed(server: &impl Backend) {
+async fn a_client_that_is_closed(server: &Server) {
     let client = server.client().await;
     let watch = discovery(&client)
         .service("/saved", ServiceOptions::default())
@@ -232,7 +229,7 @@ async fn a_client_that_is_closed(server: &impl Backend) {
     assert_eq!(last.instances.len(), 1);
 }
 
-async fn a_server_that_lost_everything(server: &mut impl Backend) {
+async fn a_server_that_lost_everything(server: &mut Server) {
     let mut watched = Watched::start(server, "/wiped").await;
     server.kill();
     watched.until_stale().await;
@@ -250,27 +247,4 @@ async fn a_server_that_lost_everything(server: &mut impl Backend) {
         until(&mut watched.snapshots, is_there).await.status,
         Status::Live
     );
-}
-
-/// Ends a session as its owner could, over a connection of its own.
-async fn end_session(server: &impl Backend, connect_reply: &[u8]) {
-    let reply: ConnectReply<'_> = Decoder::new(&connect_reply[LENGTH_BYTES..]).read().unwrap();
-    let mut frames = Vec::new();
-    let request = ConnectRequest {
-        protocol_version: 0,
-        last_zxid_seen: 0,
-        timeout_ms: reply.timeout_ms,
-        session_id: reply.session_id,
-        password: reply.password,
-        read_only: Some(false),
-    };
-    append_frame(&mut frames, &request, &());
-    let close = RequestHeader {
-        xid: 1,
-        op_code: OpCode::CloseSession.code(),
-    };
-    append_frame(&mut frames, &close, &());
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    stream.write_all(&frames).await.unwrap();
-    stream.read_to_end(&mut Vec::new()).await.unwrap();
 }

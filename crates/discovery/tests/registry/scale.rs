@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use livegate_discovery::{ServiceOptions, Status};
 
-use crate::backend::{Backend, create, create_all, discovery, ensure, on_both, until};
+use crate::fixture::{create, create_all, discovery, ensure, start, until};
+use crate::server::{Kind, on_both};
 
 const INSTANCES: usize = 2000;
 const CHANGES: usize = 200;
@@ -17,7 +18,10 @@ on_both! {
     two_thousand_instances
 }
 
-async fn two_thousand_instances(server: impl Backend) {
+async fn two_thousand_instances(kind: Kind) {
+    let Some(server) = start(kind).await else {
+        return;
+    };
     let client = server.client().await;
     let writer = server.client().await;
     ensure(&writer, "/scale").await;

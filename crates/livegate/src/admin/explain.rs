@@ -26,10 +26,10 @@ pub(super) struct ExplainQuery {
     instance: Option<String>,
 }
 
-/// `{"service", "status", "since", "revision", "panic", "summary", "instances": [...],
+/// `{"service", "status", "since", "revision", "panic", "reason", "summary", "instances": [...],
 /// "shadowed": [{"id", "address", "by"}], "skipped": {NODE: WHY}, "transitions": [...]}`.
 ///
-/// An instance is `{"id", "address", "weight", "zone", "state", "used", "verdict", "registry",
+/// `reason` is that of the 503 with which requests are answered now, or null. An instance is `{"id", "address", "weight", "zone", "state", "used", "verdict", "registry",
 /// "probes", "traffic", "operator", "transitions"}`. The four witnesses are objects with what they
 /// say (`"says"`) and since when (`"since"`, or null); `registry` also has `source` (`file` or
 /// `registry`), `state`, `czxid`, `ctime`, `zone` and `metadata`; `traffic` also has `in_flight`,
@@ -91,6 +91,7 @@ fn of_service(cluster: &Cluster, events: &[Arc<Event>], only: Option<&str>) -> O
         "since": since_of_status(&view, &clock),
         "revision": view.revision(),
         "panic": view.is_panic(),
+        "reason": shape::refusal(&view),
         "summary": summary(&view),
         "instances": instances,
         "shadowed": shadowed,
@@ -144,7 +145,9 @@ fn summary(view: &View) -> String {
     } else {
         ""
     };
-    let parts = [counted.as_str(), known, panic];
+    let refusal = shape::refusal(view).map(|reason| format!("requests are answered 503 {reason}"));
+    let refusal = refusal.unwrap_or_default();
+    let parts = [counted.as_str(), known, panic, &refusal];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("; ")
 }

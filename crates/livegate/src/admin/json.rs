@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use livegate_discovery::{InstanceState, Member, Reason, Shadowed, Source, Status};
+use livegate_discovery::{
+    InstanceState, Member, NoEndpoint, Reason, Shadowed, Source, Status, View,
+};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::events::{Event, Events};
-use crate::route::Route;
+use crate::proxy::error::ProxyError;
+use crate::route::{Action, Route};
 
 /// Translates instants of ours into times of the day, all at the same moment.
 pub(super) struct Clock {
@@ -115,10 +118,28 @@ fn reason(reason: &Reason, clock: &Clock) -> Value {
     })
 }
 
-/// One route: its label, its place in the configuration and what it does.
+/// The reason with which requests for a service are refused now, as their clients see it; `None` when they
+/// are sent to it.
+pub(super) fn refusal(view: &View) -> Option<&'static str> {
+    let mut members = view.members().iter();
+    let error = match view.status() {
+        _ if members.any(|member| view.uses(member)) => return None,
+        _ if !view.members().is_empty() => NoEndpoint::AllUnfit,
+        Status::Pending => NoEndpoint::Pending,
+        Status::Absent => NoEndpoint::Absent,
+        Status::Live | Status::Stale { .. } => NoEndpoint::Empty,
+    };
+    Some(ProxyError::from(error).reason())
+}
+
+/// One route: its label, its place in the configuration and what it does; of one to a service `reason`, with
+/// which its requests are refused now, or null.
 pub(super) fn route(route: &Arc<Route>) -> Value {
     let mut json = route.config.to_json();
     json["label"] = json!(&*route.label);
+    if let Action::Service(cluster) = &route.action {
+        json["reason"] = json!(refusal(&cluster.balancer.view()));
+    }
     json["requests"] = route
         .metrics
         .totals()

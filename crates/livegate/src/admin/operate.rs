@@ -1,4 +1,4 @@
-//! What the admin side can be asked to do: drain an instance, check a configuration.
+//! What the admin side can be asked to do: drain an instance, drop one that is held, check a configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,13 @@ use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
+use livegate_discovery::{EndpointState, Member};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::admin::refusal::Refusal;
 use crate::admin::{Admin, lookup};
-use crate::cluster::OperatorError;
+use crate::cluster::{Cluster, OperatorError};
 use crate::config;
 
 /// The task of a cluster obeys at once, unless the machine is busy.
@@ -99,22 +100,13 @@ async fn set_drained(
     drained: bool,
 ) -> Result<Json<Value>, Refusal> {
     let cluster = Arc::clone(lookup::cluster(&admin.published.gateway.load(), name)?);
-    let obeyed = timeout(OBEY_TIMEOUT, cluster.operator.set_drained(id, drained)).await;
-    let obeyed = obeyed.map_err(|_| {
-        Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "busy",
-            format!("{name} has not obeyed within {OBEY_TIMEOUT:?}, try again"),
-        )
-    })?;
-    obeyed.map_err(|error| match error {
-        OperatorError::UnknownInstance => lookup::unknown_instance(&cluster, id),
-        OperatorError::Gone => Refusal::new(
-            StatusCode::NOT_FOUND,
-            "unknown_service",
-            format!("{name} was removed from the configuration"),
-        ),
-    })?;
+    let command = cluster.operator.set_drained(id, drained);
+    obeyed(&cluster, command)
+        .await?
+        .map_err(|error| match error {
+            OperatorError::UnknownInstance => lookup::unknown_instance(&cluster, id),
+            OperatorError::Gone => is_gone(&cluster),
+        })?;
     let view = cluster.balancer.view();
     let endpoint = view
         .members()
@@ -130,9 +122,85 @@ async fn set_drained(
     })))
 }
 
+/// `POST /api/v1/services/NAME/instances/ID/drop`: gives up an instance that is held.
+///
+/// `{"service", "dropped": [ID]}`; 409 `not_held` when the registry names it.
+pub(super) async fn drop_one(
+    State(admin): State<Arc<Admin>>,
+    path: Result<UrlPath<(String, String)>, PathRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let UrlPath((name, id)) = path?;
+    let cluster = Arc::clone(lookup::cluster(&admin.published.gateway.load(), &name)?);
+    let view = cluster.balancer.view();
+    let mut members = view.members().iter();
+    match members.find(|member| member.instance.id.as_str() == id) {
+        None => return Err(lookup::unknown_instance(&cluster, &id)),
+        Some(member) if !is_held(member) => {
+            let detail = format!(
+                "{id} is not held, so that it cannot be dropped: drain it with 'livegate drain {name} {id}'"
+            );
+            return Err(Refusal::new(StatusCode::CONFLICT, "not_held", detail));
+        }
+        Some(_) => {}
+    }
+    drop_held(&cluster, vec![id]).await
+}
+
+/// `POST /api/v1/services/NAME/drop`: gives up all instances of a service that are held; an answer like that
+/// for one.
+pub(super) async fn drop_all(
+    State(admin): State<Arc<Admin>>,
+    name: Result<UrlPath<String>, PathRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let cluster = Arc::clone(lookup::cluster(&admin.published.gateway.load(), &name?.0)?);
+    let view = cluster.balancer.view();
+    let held = view.members().iter().filter(|member| is_held(member));
+    let held = held.map(|member| member.instance.id.to_string()).collect();
+    drop_held(&cluster, held).await
+}
+
+fn is_held(member: &Member) -> bool {
+    let mut reasons = member.reasons.iter();
+    reasons.any(|reason| reason.state == EndpointState::Held)
+}
+
+async fn drop_held(cluster: &Cluster, ids: Vec<String>) -> Result<Json<Value>, Refusal> {
+    let mut dropped = Vec::new();
+    for id in ids {
+        match obeyed(cluster, cluster.operator.drop_held(&id)).await? {
+            Ok(()) => dropped.push(id),
+            // It went by itself a moment ago.
+            Err(OperatorError::UnknownInstance) => {}
+            Err(OperatorError::Gone) => return Err(is_gone(cluster)),
+        }
+    }
+    Ok(Json(
+        json!({ "service": &*cluster.name, "dropped": dropped }),
+    ))
+}
+
+/// What became of a command, unless that takes too long.
+async fn obeyed(
+    cluster: &Cluster,
+    command: impl Future<Output = Result<(), OperatorError>>,
+) -> Result<Result<(), OperatorError>, Refusal> {
+    timeout(OBEY_TIMEOUT, command).await.map_err(|_| {
+        let detail = format!(
+            "{} has not obeyed within {OBEY_TIMEOUT:?}, try again",
+            cluster.name
+        );
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    })
+}
+
+fn is_gone(cluster: &Cluster) -> Refusal {
+    let detail = format!("{} was removed from the configuration", cluster.name);
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_service", detail)
+}
+
 /// `POST /api/v1/config/check` with a configuration as its body: what `livegate check` says.
 ///
-/// 200 `{"ok": true, "services": NUMBER, "routes": NUMBER}`, or 422 `{"error":
+/// 200 `{"ok": true, "services": NUMBER, "routes": NUMBER, "notes": [TEXT]}`, or 422 `{"error":
 /// "bad_configuration", "detail", "ok": false, "errors": [{"line", "column", "key", "message"}]}`.
 pub(super) async fn check(body: Body) -> Result<Response, Refusal> {
     let bytes = timeout(CONFIG_TIMEOUT, to_bytes(body, CONFIG_BYTES_MAX)).await;
@@ -163,7 +231,9 @@ pub(super) async fn check(body: Body) -> Result<Response, Refusal> {
     let errors = match parsed {
         Ok(config) => {
             let (services, routes) = (config.services.len(), config.routes.len());
-            let body = json!({ "ok": true, "services": services, "routes": routes });
+            let notes = config.notes();
+            let body =
+                json!({ "ok": true, "services": services, "routes": routes, "notes": notes });
             return Ok(Json(body).into_response());
         }
         Err(errors) => errors,

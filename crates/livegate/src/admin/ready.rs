@@ -14,8 +14,8 @@ use crate::admin::{Admin, json as shape};
 
 /// 200 once every configured service has been live, or served from what the registry said before
 /// contact with it was lost; else 503. Once it was so it stays so: what a service lacks later is no
-/// reason to send its clients elsewhere, where the same registry says the same. Services that are only
-/// found in the registry do not count.
+/// reason to send its clients elsewhere, where the same registry says the same. Of services that only routes
+/// name it is enough to know whether they are there; those that are only found do not count.
 ///
 /// `{"ready": BOOL, "reason": null | "services" | "shutting_down", "services": [{"service",
 /// "status", "instances", "stale_since", "age_seconds"}], "waiting_for": [...]}`: of a service that
@@ -24,13 +24,18 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let gateway = admin.published.gateway.load();
     let now = SystemTime::now();
     let config = admin.published.config.load();
+    let routed = config.routed_only();
     let was_ready = admin.was_ready.load(Relaxed);
     let (mut services, mut waiting) = (Vec::new(), Vec::new());
     for cluster in &gateway.clusters {
         let view = cluster.balancer.view();
         let service = service(&cluster.name, &view, now);
-        let counts = !was_ready && config.services.contains_key(&*cluster.name);
-        if counts && !is_ready(&view) {
+        let waits = if config.services.contains_key(&*cluster.name) {
+            !is_ready(&view)
+        } else {
+            routed.contains(&*cluster.name) && view.status() == Status::Pending
+        };
+        if waits && !was_ready {
             waiting.push(service.clone());
         }
         services.push(service);

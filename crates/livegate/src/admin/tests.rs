@@ -380,7 +380,7 @@ async fn a_configuration_is_checked_and_not_applied() {
     assert_eq!(reply.status, 200);
     assert_eq!(
         serde_json::from_str::<Value>(&reply.body).unwrap(),
-        json!({ "ok": true, "services": 1, "routes": 0 })
+        json!({ "ok": true, "services": 1, "routes": 0, "notes": [] })
     );
     let reply = side
         .post("/api/v1/config/check", "[http]\nworkers = 0\nx = 1\n")

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{Token, TokenError};
+use crate::health::probe::in_words;
 
 /// Whom to ask, and how to show what it says.
 #[derive(Debug, Args)]
@@ -92,13 +93,13 @@ pub(super) enum AdminError {
     /// Nobody listens there, or it cannot be found.
     #[error(
         "no gateway answers at {url} ({}): start it with 'livegate run', or name its admin address with --admin",
-        in_words(source)
+        in_words(cause)
     )]
     Unreachable {
         /// Where.
         url: AdminUrl,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is connected, but says nothing, or not all of it.
     #[error("the gateway at {url} has not answered within {} s: try again, or look at its log", ANSWER_TIMEOUT.as_secs())]
@@ -108,13 +109,13 @@ pub(super) enum AdminError {
     },
     /// The connection broke.
     #[error(
-        "the connection to the gateway at {url} broke ({source}): try again, or look at its log"
+        "the connection to the gateway at {url} broke ({cause}): try again, or look at its log"
     )]
     Broken {
         /// Where.
         url: AdminUrl,
         /// How.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The answer is not one of a gateway.
     #[error(
@@ -163,15 +164,6 @@ impl AdminError {
             Self::Foreign { .. } | Self::TokenNeeded { .. } | Self::TokenWrong { .. } => false,
         }
     }
-}
-
-/// "connection refused" rather than "Connection refused (os error 111)".
-fn in_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_ascii_lowercase());
-    first.into_iter().chain(chars).collect()
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -283,9 +275,9 @@ impl AdminClient {
         path: &str,
         last_id: Option<&str>,
     ) -> Result<(Response<Incoming>, JoinSet<()>), AdminError> {
-        let unreachable = |source| AdminError::Unreachable {
+        let unreachable = |cause| AdminError::Unreachable {
             url: self.url.clone(),
-            source,
+            cause,
         };
         let host = self.url.host.trim_start_matches('[').trim_end_matches(']');
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.url.port))).await;
@@ -354,10 +346,10 @@ impl AdminClient {
         }
     }
 
-    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
+    fn broken(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
         AdminError::Broken {
             url: self.url.clone(),
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `livegate drain` and `livegate undrain`: the operator's word about an instance.
+//! `livegate drain`, `undrain` and `drop`: the operator's word about an instance.
 
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,40 @@ pub(super) fn undrain(
         }
         Ok(())
     })
+}
+
+/// Gives up what is held: an instance, or all of a service.
+pub(super) fn drop_held(
+    arguments: &AdminArguments,
+    service: &str,
+    instance: Option<&str>,
+) -> anyhow::Result<()> {
+    run(async {
+        let client = AdminClient::new(arguments)?;
+        let path = match instance {
+            Some(instance) => path(service, instance, "drop"),
+            None => format!("/api/v1/services/{}/drop", encoded(service)),
+        };
+        let answer = client.post(&path).await?;
+        if arguments.json {
+            print(&format!("{}\n", answer.text))?;
+        } else {
+            print(&dropped(&answer.json))?;
+        }
+        Ok(())
+    })
+}
+
+fn dropped(json: &Value) -> String {
+    let instances = json["dropped"].as_array().map_or(&[][..], Vec::as_slice);
+    if instances.is_empty() {
+        return format!(
+            "no instance of {} is held\n",
+            clean(&string(&json["service"]))
+        );
+    }
+    let line = |instance: &Value| format!("{} is no longer held\n", clean(&string(instance)));
+    instances.iter().map(line).collect()
 }
 
 fn path(service: &str, instance: &str, what: &str) -> String {
@@ -148,6 +182,16 @@ mod tests {
             Progress::Undrained
         );
         assert_eq!(progress(&service("operator", false), "c"), Progress::Idle);
+    }
+
+    #[test]
+    fn a_drop_says_what_it_has_done() {
+        let said = |ids: &[&str]| dropped(&json!({ "service": "orders", "dropped": ids }));
+        assert_eq!(said(&[]), "no instance of orders is held\n");
+        assert_eq!(
+            said(&["a", "b"]),
+            "a is no longer held\nb is no longer held\n"
+        );
     }
 
     #[test]

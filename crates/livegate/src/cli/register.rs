@@ -17,10 +17,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use livegate_discovery::registrar::{InstanceAddress, Registrar};
-use livegate_zk::client::{Client, ConnectOptions, ConnectStringError};
+use livegate_zk::client::Client;
 
 use crate::cli::Usage;
 use crate::cli::duration::parse_duration;
+use crate::cli::ensemble::EnsembleArguments;
 use crate::cli::logging::start_logging;
 pub(super) use bound::{BoundArguments, become_bound};
 use check::{Check, Checker};
@@ -36,6 +37,8 @@ command gets SIGTERM, and SIGKILL after 10 seconds. A second signal skips the dr
 the command ends by itself the registration goes at once. The exit code is the command's, 128 + N when \
 signal N killed it. Other signals are passed on. The command runs in a process group of its own and is \
 killed when livegate is.
+
+With --auth others can read the instance, but not change it, nor add to its service.
 
 Without a command it keeps registered what runs already, for as long as the check passes.";
 
@@ -69,29 +72,14 @@ pub(super) struct RegisterArguments {
     /// How long gateways may take to let go of it.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     drain_timeout: Duration,
-    /// The registry, and perhaps the node to take for the root: zk1:2181,zk2:2181/chroot.
-    #[arg(
-        long,
-        value_name = "HOSTS",
-        env = "LIVEGATE_REGISTRY",
-        default_value = "127.0.0.1:2181",
-        value_parser = parse_registry
-    )]
-    registry: Registry,
     /// The parent of all services.
     #[arg(long, value_name = "PATH", default_value = Registrar::DEFAULT_ROOT)]
     root: String,
+    #[command(flatten)]
+    ensemble: EnsembleArguments,
     /// The command to run, and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
-}
-
-/// A connect string that is one.
-#[derive(Debug, Clone)]
-struct Registry(ConnectOptions);
-
-fn parse_registry(text: &str) -> Result<Registry, ConnectStringError> {
-    ConnectOptions::new(text).map(Registry)
 }
 
 fn parse_meta(text: &str) -> Result<(String, String), String> {
@@ -111,8 +99,9 @@ pub(super) fn run(arguments: &RegisterArguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let options = arguments.ensemble.options()?;
     runtime.block_on(async {
-        let client = Client::start(arguments.registry.0.clone());
+        let client = Client::start(options);
         let registrar = registrar(arguments, &client);
         registrar
             .check()

@@ -5,14 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use livegate_registry::Server;
+use livegate_zk::client::ConnectOptions;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{self, Login};
 use crate::access_log::{AccessLogHandle, AccessLogWriter};
 use crate::admin::{self, Admin, Token};
 use crate::cli::logging::start_logging;
@@ -21,7 +23,7 @@ use crate::cli::{read_config, several};
 use crate::config::{Config, RegistryMode};
 use crate::control::Control;
 use crate::control::file::Watched;
-use crate::control::registry::{Registry, RegistryAddress};
+use crate::control::registry::Registry;
 use crate::control::resolve::ResolveError;
 use crate::events::Events;
 use crate::worker::{Listeners, Shared, Workers};
@@ -67,9 +69,10 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<()> {
         .build()?;
     // Stopped last: sessions of other processes live in it.
     let embedded = start_embedded_registry(&config)?;
+    let registry = registry_options(&config, embedded.as_ref())?;
     let control = runtime.block_on(async {
-        let registry = match registry_address(&config, embedded.as_ref()) {
-            Some(address) => Some(Registry::start(&address, &config, &events).await?),
+        let registry = match registry {
+            Some(options) => Some(Registry::start(options, &config, &events).await),
             None => None,
         };
         let control = Control::start(config, workers, events.clone(), registry).await;
@@ -111,24 +114,43 @@ fn start_embedded_registry(config: &Config) -> anyhow::Result<Option<Server>> {
     let mut options = livegate_registry::Options::new(listen, &config.registry.data_dir);
     // On one machine all instances come from one address.
     options.connections_per_address_max = EMBEDDED_CONNECTIONS_MAX;
-    let server = Server::start(options).with_context(|| {
-        "cannot start the embedded registry: choose another address in registry.hosts or directory in \
-         registry.data_dir, or use registry.mode = \"external\" or \"none\""
+    // It names its cause.
+    let server = Server::start(options).map_err(|error| {
+        anyhow!(
+            "cannot start the embedded registry ({error}): choose another address in registry.hosts or \
+             directory in registry.data_dir, or use registry.mode = \"external\" or \"none\""
+        )
     })?;
     tracing::info!("registry on {}", server.address());
     Ok(Some(server))
 }
 
-fn registry_address(config: &Config, embedded: Option<&Server>) -> Option<RegistryAddress> {
-    let hosts = match config.registry.mode {
-        RegistryMode::None => return None,
-        RegistryMode::External => config.registry.hosts.clone(),
-        RegistryMode::Embedded => embedded?.address().to_string(),
+/// Where the registry is, and as whom to come.
+fn registry_options(
+    config: &Config,
+    embedded: Option<&Server>,
+) -> anyhow::Result<Option<ConnectOptions>> {
+    let registry = &config.registry;
+    let hosts = match (registry.mode, embedded) {
+        (RegistryMode::External, _) => registry.hosts.clone(),
+        (RegistryMode::Embedded, Some(server)) => server.address().to_string(),
+        (RegistryMode::Embedded, None) | (RegistryMode::None, _) => return Ok(None),
     };
-    Some(RegistryAddress {
-        hosts,
-        session_timeout: config.registry.session_timeout,
-    })
+    let mut options = ConnectOptions::new(&hosts).context("registry.hosts")?;
+    options.session_timeout = registry.session_timeout;
+    let mut logins = Vec::new();
+    if let Some(file) = &registry.auth_file {
+        logins = access::read_logins(file).context("registry.auth_file")?;
+    }
+    let variable = std::env::var(access::AUTH_VARIABLE);
+    if let Some(text) = variable.ok().filter(|text| !text.is_empty()) {
+        let login = Login::parse(&text).map_err(anyhow::Error::msg);
+        logins.push(login.context(access::AUTH_VARIABLE)?);
+    }
+    options.credentials = logins.iter().map(Login::credential).collect();
+    let tls = registry.tls_files().map(|files| files.load()).transpose();
+    options.tls = tls.context("registry.tls_ca, tls_cert, tls_key")?;
+    Ok(Some(options))
 }
 
 /// A gateway that serves.

@@ -168,7 +168,11 @@ fn action(route: &Value) -> String {
         } else {
             ""
         };
-        return format!("service {service}{stripped}");
+        let refused = match route["reason"].as_str() {
+            Some(reason) => format!(" (now 503 {reason})"),
+            None => String::new(),
+        };
+        return format!("service {service}{stripped}{refused}");
     }
     match route["redirect"].as_str() {
         Some(location) => format!("{} to {location}", number(&route["status"])),
@@ -245,17 +249,17 @@ mod tests {
     fn routes_say_what_they_do() {
         let routes = json!({ "routes": [
             { "label": "/orders", "service": "orders", "strip_prefix": true, "requests": 3 },
-            { "label": "/a", "service": "a", "strip_prefix": false, "requests": 0 },
+            { "label": "/a", "service": "a", "strip_prefix": false, "requests": 0, "reason": "service_absent" },
             { "label": "/internal", "status": 403, "requests": 0 },
             { "label": "/old", "status": 308, "redirect": "https://a/", "requests": 12 },
         ]});
         assert_eq!(
             routes_table(&routes).render(None),
-            "ROUTE      DOES                             REQUESTS\n\
-             /orders    service orders, prefix stripped         3\n\
-             /a         service a                               0\n\
-             /internal  answers 403                             0\n\
-             /old       308 to https://a/                      12\n"
+            "ROUTE      DOES                                REQUESTS\n\
+             /orders    service orders, prefix stripped            3\n\
+             /a         service a (now 503 service_absent)         0\n\
+             /internal  answers 403                                0\n\
+             /old       308 to https://a/                         12\n"
         );
     }
 }

@@ -19,14 +19,13 @@ mod walk;
 mod watch;
 mod write;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use livegate_zk::client::{ConnectOptions, ConnectStringError};
 use livegate_zk::path::{self, PathError};
 
 use crate::cli::duration::parse_duration;
+use crate::cli::ensemble::EnsembleArguments;
 
 /// `livegate zk ...`.
 #[derive(Debug, Args)]
@@ -40,57 +39,11 @@ pub(super) struct ZkArguments {
 /// How to reach the servers.
 #[derive(Debug, Args)]
 struct Connection {
-    /// The servers, and perhaps the node to take for the root: zk1:2181,zk2:2181/chroot.
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Connection",
-        value_name = "HOSTS",
-        env = "LIVEGATE_REGISTRY",
-        default_value = "127.0.0.1:2181",
-        value_parser = parse_registry
-    )]
-    registry: Registry,
+    #[command(flatten)]
+    ensemble: EnsembleArguments,
     /// How long to wait for a server, and for each of its answers.
     #[arg(long, global = true, help_heading = "Connection", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
-    /// Who to be (scheme digest); may be given several times. Others on this machine can see it: see
-    /// --auth-file.
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Connection",
-        value_name = "USER:PASSWORD",
-        env = "LIVEGATE_REGISTRY_AUTH",
-        hide_env_values = true,
-        value_parser = parse_auth
-    )]
-    auth: Vec<Auth>,
-    /// A file with USER:PASSWORD in each line.
-    #[arg(long, global = true, help_heading = "Connection", value_name = "FILE")]
-    auth_file: Option<PathBuf>,
-}
-
-/// A connect string that is one.
-#[derive(Debug, Clone)]
-struct Registry {
-    options: ConnectOptions,
-}
-
-/// A user and a password, which are not shown.
-#[derive(Clone)]
-struct Auth {
-    user: String,
-    password: String,
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Auth")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -251,19 +204,6 @@ struct CreateArguments {
 /// Does what is asked for.
 pub(super) fn run(arguments: &ZkArguments) -> anyhow::Result<()> {
     acts::run(&arguments.connection, &arguments.command)
-}
-
-fn parse_registry(text: &str) -> Result<Registry, ConnectStringError> {
-    let options = ConnectOptions::new(text)?;
-    Ok(Registry { options })
-}
-
-fn parse_auth(text: &str) -> Result<Auth, &'static str> {
-    let (user, password) = text.split_once(':').ok_or("write it as USER:PASSWORD")?;
-    Ok(Auth {
-        user: user.to_owned(),
-        password: password.to_owned(),
-    })
 }
 
 fn parse_path(text: &str) -> Result<String, PathError> {

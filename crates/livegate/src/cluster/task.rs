@@ -1,15 +1,16 @@
 //! The task of one cluster: joins what discovery, probes, traffic and the operator say.
 //!
 //! Only waiting is async here. What arrives is handed to plain state that is told the time: the
-//! [`Updater`], the regular [`Checks`] and the [`Trials`]. Probes run as tasks of their own, owned
-//! by this one, and end with it.
+//! [`Updater`] and the [`Probes`]. The probes run as tasks of their own, owned by this one, and end
+//! with it.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use livegate_discovery::probe::{Probe, Probes, Purpose};
 use livegate_discovery::{
-    Balancer, Doubt, Endpoint, InstanceId, Snapshot, Transition, UnknownInstance, Updater,
+    Balancer, Doubt, InstanceId, Snapshot, Transition, UnknownInstance, Updater,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -18,9 +19,8 @@ use tokio::time::sleep_until;
 use crate::cluster::policy;
 use crate::config::{HealthCheckKind, ServiceConfig};
 use crate::events::Events;
-use crate::health::check::Checks;
+use crate::health::check;
 use crate::health::probe::{self, Finding, Question};
-use crate::health::trial::Trials;
 
 /// How often the updater looks at time passing: ejections, stalls and warm-ups are that exact.
 const TICK: Duration = Duration::from_millis(100);
@@ -66,13 +66,10 @@ pub(super) struct Task {
     updater: Updater,
     balancer: Balancer,
     config: Arc<ServiceConfig>,
-    checks: Checks,
-    /// The membership that the checks are for.
-    checked: u64,
+    probes: Probes,
     /// From when on the next snapshot is taken in.
     listens: Instant,
-    trials: Trials,
-    probes: JoinSet<Report>,
+    probing: JoinSet<Report>,
     events: Events,
     is_panic: bool,
     /// The last probe could not be made for want of something of ours.
@@ -81,14 +78,8 @@ pub(super) struct Task {
 
 /// What a probe has found.
 struct Report {
-    endpoint: Arc<Endpoint>,
-    purpose: Purpose,
+    probe: Probe,
     finding: Finding,
-}
-
-enum Purpose {
-    Check { generation: u64 },
-    Trial(Doubt),
 }
 
 enum Event {
@@ -117,17 +108,15 @@ impl Task {
         config: Arc<ServiceConfig>,
         events: Events,
     ) -> Self {
-        let checks = Checks::new(config.health_check.clone(), fastrand::u64(..));
+        let probes = Probes::new(check::policy(&config.health_check), fastrand::u64(..));
         Self {
             name,
             updater,
             balancer,
             config,
-            checks,
-            checked: 0,
+            probes,
             listens: now(),
-            trials: Trials::new(fastrand::u64(..)),
-            probes: JoinSet::new(),
+            probing: JoinSet::new(),
             events,
             is_panic: false,
             is_prevented: false,
@@ -174,9 +163,7 @@ impl Task {
 
     /// Cancel-safe: what it takes, it returns.
     async fn next_event(&mut self, inputs: &mut Inputs, tick: Instant) -> Event {
-        let due = [self.checks.next_due(), self.trials.next_due()]
-            .into_iter()
-            .flatten();
+        let due = self.probes.next_due().into_iter();
         let listens = now() >= self.listens;
         let due = due.chain((!listens).then_some(self.listens));
         let due = due.fold(tick, Instant::min);
@@ -191,7 +178,7 @@ impl Task {
             },
             Some(command) = inputs.commands.recv() => Event::Command(command),
             // Probes do not panic, and nobody aborts them.
-            Some(Ok(report)) = self.probes.join_next() => Event::Report(report),
+            Some(Ok(report)) = self.probing.join_next() => Event::Report(report),
             () = woken => Event::Woken,
             () = sleep_until(due.into()) => Event::Due,
         }
@@ -199,14 +186,15 @@ impl Task {
 
     fn configure(&mut self, config: Arc<ServiceConfig>) -> Vec<Transition> {
         let now = now();
-        self.config = config;
+        let before = std::mem::replace(&mut self.config, config);
         let mut transitions = self.updater.set_policy(policy(&self.config), now);
-        if let Some(health) = self.checks.configure(&self.config.health_check, now) {
-            let endpoints: Vec<Arc<Endpoint>> = self.updater.endpoints().cloned().collect();
-            for endpoint in endpoints {
-                transitions.extend(self.updater.set_health(&endpoint, health.clone(), now));
-            }
-        }
+        let (before, after) = (&before.health_check, &self.config.health_check);
+        transitions.extend(self.probes.configure(
+            check::policy(after),
+            check::is_other(before, after),
+            &mut self.updater,
+            now,
+        ));
         transitions
     }
 
@@ -226,88 +214,40 @@ impl Task {
         transitions
     }
 
-    /// Takes in what a probe has found. Whatever its purpose, its finding is evidence.
+    /// Takes in what a probe has found.
     fn weigh(&mut self, report: &Report) -> Vec<Transition> {
-        let now = now();
-        let Report {
-            endpoint,
-            purpose,
-            finding,
-        } = report;
-        let mut transitions = Vec::new();
-        if finding.is_connected() {
-            transitions.extend(self.updater.connected(endpoint, now));
-        }
-        if finding.is_awake() {
-            transitions.extend(self.updater.spoke(endpoint, now));
-        }
-        match finding {
-            Finding::Unreachable(error) => {
-                transitions.extend(self.updater.refused(endpoint, error, now));
-            }
-            Finding::Prevented(error) if !self.is_prevented => {
-                tracing::warn!("cannot check instances of {}: {error}", self.name);
-            }
-            Finding::Prevented(_)
-            | Finding::Connected
-            | Finding::Answered(_)
-            | Finding::Garbled(_)
-            | Finding::Silent
-            | Finding::TimedOut => {}
+        let Report { probe, finding } = report;
+        if let Finding::Prevented(error) = finding
+            && !self.is_prevented
+        {
+            tracing::warn!("cannot check instances of {}: {error}", self.name);
         }
         self.is_prevented = matches!(finding, Finding::Prevented(_));
-        match purpose {
-            Purpose::Check { generation } => {
-                if let Some(health) = self
-                    .checks
-                    .record(endpoint.key(), *generation, finding, now)
-                {
-                    transitions.extend(self.updater.set_health(endpoint, health, now));
-                }
-            }
-            Purpose::Trial(doubt) => {
-                if *finding == Finding::TimedOut {
-                    transitions.extend(self.updater.unanswered(endpoint, now));
-                }
-                self.trials.record(endpoint.key(), *doubt, now);
-                if finding.is_connected() {
-                    self.checks.hurry(endpoint.key(), now);
-                }
-            }
-        }
-        transitions
+        let health = check::judge(finding, &self.config.health_check.expect);
+        let evidence = finding.evidence();
+        self.probes
+            .take_in(&mut self.updater, probe, &evidence, health, now())
     }
 
     fn start_what_is_due(&mut self) {
-        let now = now();
-        let membership = self.updater.membership();
-        let checked = std::mem::replace(&mut self.checked, membership);
-        if checked != membership {
-            match self.updater.moves_since(checked) {
-                Some(moves) => self.checks.follow(moves, now),
-                None => self.checks.watch(self.updater.endpoints(), now),
-            }
-        }
-        self.trials.watch(self.updater.doubts(), now);
-        for due in self.checks.take_due(now) {
-            let purpose = Purpose::Check {
-                generation: due.generation,
-            };
-            self.probes
-                .spawn(ask(due.endpoint, purpose, due.question, due.patience));
-        }
-        for (endpoint, doubt) in self.trials.take_due(now) {
-            let health_check = &self.config.health_check;
-            let (question, patience) = match doubt {
-                Doubt::Connects | Doubt::Held => (Question::Connect, self.config.timeouts.connect),
-                Doubt::Speaks if health_check.kind == HealthCheckKind::Http => (
+        let health_check = &self.config.health_check;
+        for probe in self.probes.take_due(&self.updater, now()) {
+            let (question, patience) = match probe.purpose() {
+                Purpose::Check => (check::question(health_check), health_check.timeout),
+                Purpose::Trial(Doubt::Connects | Doubt::Held) => {
+                    (Question::Connect, self.config.timeouts.connect)
+                }
+                Purpose::Trial(Doubt::Speaks) if health_check.kind == HealthCheckKind::Http => (
                     Question::Get(health_check.path.clone()),
                     health_check.timeout,
                 ),
-                Doubt::Speaks => (Question::Speak, health_check.timeout),
+                Purpose::Trial(Doubt::Speaks) => (Question::Speak, health_check.timeout),
             };
-            self.probes
-                .spawn(ask(endpoint, Purpose::Trial(doubt), question, patience));
+            self.probing.spawn(async move {
+                let address = probe.endpoint().address();
+                let finding = probe::ask(address, &question, patience).await;
+                Report { probe, finding }
+            });
         }
     }
 
@@ -341,19 +281,5 @@ impl Task {
         let kind = if self.is_panic { "panic" } else { "panic_over" };
         self.events
             .push(Some(Arc::clone(&self.name)), None, kind, cause);
-    }
-}
-
-async fn ask(
-    endpoint: Arc<Endpoint>,
-    purpose: Purpose,
-    question: Question,
-    patience: Duration,
-) -> Report {
-    let finding = probe::ask(endpoint.address(), &question, patience).await;
-    Report {
-        endpoint,
-        purpose,
-        finding,
     }
 }

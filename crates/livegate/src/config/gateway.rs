@@ -7,7 +7,9 @@ use livegate_discovery::layout::Layout;
 
 use crate::config::section::{Section, Value};
 use crate::config::units::{duration, positive_duration, size};
-use crate::config::values::{host_and_port, listen_address, network, path, znode};
+use crate::config::values::{
+    host_and_port, listen_address, network, optional_path, path, server_name, znode,
+};
 use crate::config::{
     AccessLog, AdminConfig, DiscoveryConfig, HttpConfig, RegistryConfig, RegistryMode,
 };
@@ -86,10 +88,7 @@ fn access_log(value: &Value<'_>) -> Result<AccessLog, String> {
 /// Reads `[admin]`; `http` is read already.
 pub(super) fn admin(mut section: Section<'_>, http: &HttpConfig) -> AdminConfig {
     let mut admin = AdminConfig::default();
-    section.set("token_file", &mut admin.token_file, |value| {
-        let text = value.string()?;
-        Ok((!text.is_empty()).then(|| text.into()))
-    });
+    section.set("token_file", &mut admin.token_file, optional_path);
     let listen = section.get("listen");
     if let Some(value) = &listen
         && let Some(address) = value.parse(listen_address)
@@ -142,8 +141,60 @@ pub(super) fn registry(mut section: Section<'_>) -> RegistryConfig {
         }
         znode(value).map(Some)
     });
+    let mode = registry.mode;
+    section.set("auth_file", &mut registry.auth_file, |value| {
+        let file = optional_path(value)?;
+        if file.is_some() && mode == RegistryMode::None {
+            return Err("needs a registry, and registry.mode is \"none\"".to_owned());
+        }
+        Ok(file)
+    });
+    registry_tls(&mut section, &mut registry);
     section.finish();
     registry
+}
+
+/// `tls_ca` and what goes with it.
+fn registry_tls(section: &mut Section<'_>, registry: &mut RegistryConfig) {
+    let (ca, cert, key) = (
+        section.get("tls_ca"),
+        section.get("tls_cert"),
+        section.get("tls_key"),
+    );
+    let name = section.get("tls_server_name");
+    let file = |value: &Option<Value<'_>>| value.as_ref()?.parse(optional_path).flatten();
+    (registry.tls_ca, registry.tls_cert, registry.tls_key) = (file(&ca), file(&cert), file(&key));
+    registry.tls_server_name = name
+        .as_ref()
+        .and_then(|value| value.parse(server_name).flatten());
+    let given = [
+        (&ca, registry.tls_ca.is_some()),
+        (&cert, registry.tls_cert.is_some()),
+        (&key, registry.tls_key.is_some()),
+        (&name, registry.tls_server_name.is_some()),
+    ];
+    let mut given = given
+        .iter()
+        .filter(|(_, is_given)| *is_given)
+        .filter_map(|(value, _)| value.as_ref());
+    let Some(first) = given.next() else { return };
+    if registry.mode != RegistryMode::External {
+        return first.error(
+            "only an ensemble is reached over TLS: set registry.mode = \"external\", or leave this out",
+        );
+    }
+    // What is missing may stand where the file could not be read.
+    if first.errors.partial() {
+        return;
+    }
+    if registry.tls_ca.is_none() {
+        first.error("needs \"tls_ca\" as well: the authorities that servers are trusted by");
+    }
+    match (&registry.tls_cert, &registry.tls_key, &cert, &key) {
+        (Some(_), None, Some(cert), _) => cert.error("needs \"tls_key\" as well"),
+        (None, Some(_), _, Some(key)) => key.error("needs \"tls_cert\" as well"),
+        _ => {}
+    }
 }
 
 /// `zk1:2181,zk2:2181/chroot`.
@@ -167,6 +218,11 @@ pub(super) fn discovery(mut section: Section<'_>) -> DiscoveryConfig {
         value.choice(&Layout::ALL.map(|layout| (layout.name(), layout)))
     });
     section.set("hold_grace", &mut discovery.hold_grace, duration);
+    section.set(
+        "forget_after",
+        &mut discovery.forget_after,
+        positive_duration,
+    );
     section.set("snapshot_dir", &mut discovery.snapshot_dir, path);
     section.finish();
     discovery

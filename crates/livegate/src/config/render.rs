@@ -1,6 +1,7 @@
 //! The configuration in effect as JSON, shaped and named like the file, secrets masked.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -48,12 +49,18 @@ impl Config {
                 "data_dir": registry.data_dir,
                 "session_timeout": show_duration(registry.session_timeout),
                 "config_path": registry.config_path.as_deref().unwrap_or_default(),
+                "auth_file": registry.auth_file.as_ref().map_or("", |_| MASK),
+                "tls_ca": registry.tls_ca.as_deref().unwrap_or(Path::new("")),
+                "tls_cert": registry.tls_cert.as_deref().unwrap_or(Path::new("")),
+                "tls_key": registry.tls_key.as_ref().map_or("", |_| MASK),
+                "tls_server_name": registry.tls_server_name.as_deref().unwrap_or_default(),
             },
             "discovery": {
                 "root": discovery.root,
                 "auto_routes": discovery.auto_routes,
                 "layout": discovery.layout.name(),
                 "hold_grace": show_duration(discovery.hold_grace),
+                "forget_after": show_duration(discovery.forget_after),
                 "snapshot_dir": discovery.snapshot_dir,
             },
             "services": self.services.iter().map(|(name, service)| (name.clone(), service.to_json())).collect::<Map<_, _>>(),

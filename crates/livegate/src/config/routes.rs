@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex::bytes::Regex;
 
 use crate::config::section::{Section, Value, nearest};
+use crate::config::service::{SERVICE_NAME, is_service_name};
 use crate::config::values::{header_name, is_token, route_host, route_path};
-use crate::config::{PathMatch, RouteAction, RouteConfig, ServiceConfig};
+use crate::config::{PathMatch, RegistryMode, RouteAction, RouteConfig, ServiceConfig};
 
 /// A `Location` for statuses that have one (RFC 9110 section 15.4).
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
@@ -15,6 +16,7 @@ const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 pub(super) fn routes(
     value: &Value<'_>,
     services: &BTreeMap<String, ServiceConfig>,
+    mode: RegistryMode,
 ) -> Vec<RouteConfig> {
     let mut routes = Vec::new();
     let mut seen = Seen::default();
@@ -22,7 +24,7 @@ pub(super) fn routes(
         let Some(section) = element.parse(Value::section) else {
             continue;
         };
-        let Some(route) = route(section, services) else {
+        let Some(route) = route(section, services, mode) else {
             continue;
         };
         seen.check(&route, &element);
@@ -34,6 +36,7 @@ pub(super) fn routes(
 fn route(
     mut section: Section<'_>,
     services: &BTreeMap<String, ServiceConfig>,
+    mode: RegistryMode,
 ) -> Option<RouteConfig> {
     let hosts = section
         .read("hosts", |value| value.list(route_host))
@@ -47,7 +50,7 @@ fn route(
         .map(|value| headers(&value))
         .unwrap_or_default();
     let strip_prefix = section.get("strip_prefix");
-    let action = action(&mut section, services);
+    let action = action(&mut section, services, mode);
     let strip = strip_prefix
         .as_ref()
         .and_then(|value| value.parse(Value::boolean));
@@ -162,6 +165,7 @@ fn header_value<'d>(value: &Value<'d>) -> Result<&'d str, String> {
 fn action(
     section: &mut Section<'_>,
     services: &BTreeMap<String, ServiceConfig>,
+    mode: RegistryMode,
 ) -> Option<RouteAction> {
     let service = section.get("service");
     let redirect = section.get("redirect");
@@ -173,8 +177,13 @@ fn action(
         }
         (Some(service), None, None) => {
             let name = service.parse(Value::text)?;
+            // Others are found in the registry, if there is one.
             if !services.contains_key(name) && !section.errors.partial() {
-                service.error(unknown_service(name, services));
+                if mode == RegistryMode::None {
+                    service.error(unknown_service(name, services));
+                } else if !is_service_name(name) {
+                    service.error(SERVICE_NAME);
+                }
             }
             Some(RouteAction::Service(name.to_owned()))
         }

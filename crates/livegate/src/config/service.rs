@@ -18,9 +18,7 @@ use crate::config::{
 pub(super) fn service(entry: &Entry<'_>, config: &Config) -> ServiceConfig {
     let name = entry.key;
     if !is_service_name(name) {
-        entry.key_error(
-            "a service name is made of letters, digits, \".\", \"_\", \"-\" and \":\", for it is a part of paths",
-        );
+        entry.key_error(SERVICE_NAME);
     }
     let root = &config.discovery.root;
     let Some(mut section) = entry.value.parse(Value::section) else {
@@ -69,6 +67,9 @@ pub(super) fn service(entry: &Entry<'_>, config: &Config) -> ServiceConfig {
     section.finish();
     service
 }
+
+/// What names of services are.
+pub(super) const SERVICE_NAME: &str = "a service name is made of letters, digits, \".\", \"_\", \"-\" and \":\", for it is a part of paths";
 
 /// Whether a service of this name can be a part of paths.
 pub(crate) fn is_service_name(name: &str) -> bool {

@@ -113,11 +113,17 @@ fn every_value_is_read() {
         hosts = "zk1:2181,zk2:2181/chroot"
         data_dir = "a"
         session_timeout = "4s"
+        auth_file = "c"
+        tls_ca = "d"
+        tls_cert = "e"
+        tls_key = "f"
+        tls_server_name = "zk.example.com"
         [discovery]
         root = "/apps"
         auto_routes = false
         layout = "auto"
         hold_grace = "2m"
+        forget_after = "3m"
         snapshot_dir = "b"
         [services.a]
         balance = "maglev"
@@ -157,6 +163,11 @@ fn every_value_is_read() {
             data_dir: "a".into(),
             session_timeout: Duration::from_secs(4),
             config_path: None,
+            auth_file: Some("c".into()),
+            tls_ca: Some("d".into()),
+            tls_cert: Some("e".into()),
+            tls_key: Some("f".into()),
+            tls_server_name: Some("zk.example.com".into()),
         }
     );
     assert_eq!(
@@ -166,6 +177,7 @@ fn every_value_is_read() {
             auto_routes: false,
             layout: Layout::Auto,
             hold_grace: Duration::from_secs(120),
+            forget_after: Duration::from_secs(180),
             snapshot_dir: "b".into(),
         }
     );
@@ -455,6 +467,36 @@ fn wrong_values_say_what_to_write() {
             "registry.hosts: \"zk1:2181\" is not an IP address with a port, as in \"127.0.0.1:8080\"",
         ),
         (
+            "[registry]",
+            "tls_ca = \"ca.pem\"",
+            "registry.tls_ca: only an ensemble is reached over TLS: set registry.mode = \"external\", or leave this out",
+        ),
+        (
+            "[registry]\nmode = \"external\"",
+            "tls_server_name = \"zk\"",
+            "registry.tls_server_name: needs \"tls_ca\" as well: the authorities that servers are trusted by",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_cert = \"cert.pem\"",
+            "registry.tls_cert: needs \"tls_key\" as well",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_key = \"key.pem\"",
+            "registry.tls_key: needs \"tls_cert\" as well",
+        ),
+        (
+            "[registry]\nmode = \"external\"\ntls_ca = \"ca.pem\"",
+            "tls_server_name = \"a b\"",
+            "registry.tls_server_name: \"a b\" is neither a host name nor an IP address",
+        ),
+        (
+            "[registry]\nmode = \"none\"",
+            "auth_file = \"auth\"",
+            "registry.auth_file: needs a registry, and registry.mode is \"none\"",
+        ),
+        (
             "[registry]\nmode = \"external\"",
             "hosts = \"zk1,zk2\"",
             "registry.hosts: \"zk1\" has no port; write host:port, as in \"10.0.0.3:8080\" or \"[::1]:8080\" (several are separated by commas: \"zk1:2181,zk2:2181/chroot\")",
@@ -646,8 +688,8 @@ fn wrong_values_say_what_to_write() {
 fn wrong_routes_say_what_to_write() {
     for (lines, expected) in [
         (
-            "service = \"oders\"",
-            "routes[0].service: there is no service \"oders\", the nearest is \"orders\"",
+            "service = \"o/ders\"",
+            "routes[0].service: a service name is made of letters, digits, \".\", \"_\", \"-\" and \":\", for it is a part of paths",
         ),
         (
             "path = \"/a\"",
@@ -781,10 +823,35 @@ fn wrong_routes_say_what_to_write() {
         let message = found[0].splitn(3, ':').nth(2).unwrap().trim_start();
         assert_eq!(message, expected, "{lines}");
     }
+    let nowhere = |services: &str| {
+        mistakes(&format!(
+            "registry.mode = \"none\"\n[[routes]]\nservice = \"oders\"\n{services}"
+        ))
+    };
     assert_eq!(
-        mistakes("[[routes]]\nservice = \"a\""),
-        ["2:11: routes[0].service: there is no service \"a\": add [services.a]"]
+        nowhere(""),
+        ["3:11: routes[0].service: there is no service \"oders\": add [services.oders]"]
     );
+    assert_eq!(
+        nowhere("[services]\norders.instances = []"),
+        ["3:11: routes[0].service: there is no service \"oders\", the nearest is \"orders\""]
+    );
+}
+
+#[test]
+fn a_route_may_lead_to_a_service_that_is_found_in_the_registry() {
+    let text = "[services.orders]\n[[routes]]\nservice = \"orders\"\npath = \"/o\"\n[[routes]]\nservice = \"oders\"\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.routed_only(), BTreeSet::from(["oders"]));
+    assert!(!config.services.contains_key("oders"));
+    let meant = "a route leads to \"oders\", which is not in [services]: it has to register below /services, is \"orders\" meant?";
+    assert_eq!(config.notes(), [meant]);
+    let overlaid = extend(&config, "[[routes]]\npath = \"/u\"\nservice = \"users\"").unwrap();
+    assert_eq!(overlaid.routed_only(), BTreeSet::from(["oders", "users"]));
+    assert!(!overlaid.notes()[1].contains("meant"), "{overlaid:?}");
+    let base = parse("registry.mode = \"none\"").unwrap();
+    let errors = extend(&base, "[[routes]]\nservice = \"users\"").unwrap_err();
+    assert_eq!(errors[0].key_path, "routes[0].service");
 }
 
 #[test]
@@ -813,7 +880,7 @@ fn routes_that_differ_in_anything_are_no_duplicates() {
 
 #[test]
 fn all_mistakes_at_once_in_the_order_of_the_text() {
-    let text = "[[routes]]\nservice = \"oders\"\n[services.orders]\nbalance = \"rr\"\n[http]\n# ä\n\"wörkers\" = 1\nidle_timeout = 5\n";
+    let text = "[[routes]]\nservice = \"o ders\"\n[services.orders]\nbalance = \"rr\"\n[http]\n# ä\n\"wörkers\" = 1\nidle_timeout = 5\n";
     let errors = parse(text).unwrap_err();
     let places: Vec<_> = errors
         .iter()
@@ -907,6 +974,12 @@ fn secrets_are_masked() {
     let text = r#"
         [admin]
         token_file = "/etc/token"
+        [registry]
+        mode = "external"
+        auth_file = "/etc/login"
+        tls_ca = "/etc/ca.pem"
+        tls_cert = "/etc/cert.pem"
+        tls_key = "/etc/key.pem"
         [[routes]]
         redirect = "https://user:password@example.com/a@b"
         status = 308
@@ -914,6 +987,9 @@ fn secrets_are_masked() {
     "#;
     let json = parse(text).unwrap().to_json();
     assert_eq!(json["admin"]["token_file"], "***");
+    assert_eq!(json["registry"]["auth_file"], "***");
+    assert_eq!(json["registry"]["tls_ca"], "/etc/ca.pem");
+    assert_eq!(json["registry"]["tls_key"], "***");
     assert_eq!(json["routes"][0]["redirect"], "https://***@example.com/a@b");
     assert_eq!(json["routes"][0]["headers"]["x-api-key"], "***");
     assert_eq!(json["routes"][0]["headers"]["x-canary"], "1");

@@ -40,6 +40,23 @@ pub(super) fn path(value: &Value<'_>) -> Result<PathBuf, String> {
     value.text().map(PathBuf::from)
 }
 
+/// A file, or none for an empty text.
+pub(super) fn optional_path(value: &Value<'_>) -> Result<Option<PathBuf>, String> {
+    let text = value.string()?;
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+/// The name in a server's certificate, or none for an empty text.
+pub(super) fn server_name(value: &Value<'_>) -> Result<Option<String>, String> {
+    match value.string()? {
+        "" => Ok(None),
+        text if text.parse::<IpAddr>().is_ok() || is_host_name(text) => Ok(Some(text.to_owned())),
+        text => Err(format!(
+            "\"{text}\" is neither a host name nor an IP address"
+        )),
+    }
+}
+
 /// `host:port` with a name, an IPv4 address or an IPv6 address in brackets; names in lower case.
 pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     const HELP: &str = "write host:port, as in \"10.0.0.3:8080\" or \"[::1]:8080\"";

@@ -12,13 +12,14 @@ use livegate_zk::client::Client;
 use livegate_zk::path;
 use tokio::time::sleep;
 
-use crate::control::Gateway;
+use crate::control::{Gateway, trouble};
+use crate::events::Events;
 
 /// How often it is looked whether an instance that wants to leave is idle.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Announces this gateway and acknowledges drains, until it is dropped.
-pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>) {
+pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>, events: Events) {
     let id = format!("{:016x}", fastrand::u64(..));
     let announcement = Announcement {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -27,6 +28,7 @@ pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>) 
     };
     let board = DrainBoard::start(client, &id, &announcement).expect("sixteen digits are a name");
     let mut drains = board.drains();
+    let mut faults = board.faults();
     let mut acknowledged: BTreeSet<(InstancePath, i64)> = BTreeSet::new();
     loop {
         let open = Arc::clone(&drains.borrow_and_update());
@@ -52,13 +54,23 @@ pub(super) async fn acknowledge(client: Client, gateway: Arc<ArcSwap<Gateway>>) 
                 std::future::pending::<()>().await;
             }
         };
-        if is_waiting {
-            tokio::select! {
-                () = changed => {}
-                () = sleep(LOOK) => {}
+        let look = async {
+            if is_waiting {
+                sleep(LOOK).await;
+            } else {
+                std::future::pending::<()>().await;
             }
-        } else {
-            changed.await;
+        };
+        tokio::select! {
+            () = changed => {}
+            Ok(()) = faults.changed() => {
+                let fault = faults.borrow_and_update().clone();
+                if let Some(fault) = fault {
+                    let what = "instances that drain do not wait for this gateway";
+                    trouble::refused(&events, None, what, &fault);
+                }
+            }
+            () = look => {}
         }
     }
 }

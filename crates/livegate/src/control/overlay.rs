@@ -1,7 +1,7 @@
 //! The part of the configuration that is in the registry: `registry.config_path` names a node whose data
 //! is services and routes, in the format of the file.
 //!
-//! What was read last is kept on disk beside the instance lists, so that a gateway that starts without its
+//! What was applied last is kept on disk beside the instance lists, so that a gateway that starts without its
 //! registry has its routes.
 
 use std::io::Write;
@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::control::trouble;
+use crate::events::Events;
+
 /// The text of the node; `None` while there is no such node, or nothing in it.
 pub(super) type Text = Option<Arc<str>>;
 
@@ -21,7 +24,9 @@ pub(super) type Text = Option<Arc<str>>;
 #[derive(Debug)]
 pub(super) struct Overlay {
     texts: watch::Receiver<Text>,
-    _task: JoinSet<()>,
+    /// What is in effect, and to be on disk.
+    applied: watch::Sender<Text>,
+    _tasks: JoinSet<()>,
 }
 
 /// Between two attempts to read the node after an error that is not of the connection: it may be that the
@@ -29,16 +34,37 @@ pub(super) struct Overlay {
 const RETRY: Duration = Duration::from_secs(2);
 
 impl Overlay {
-    /// Watches `node`. `directory` is where its last text is kept.
-    pub(super) async fn start(client: Client, node: &str, directory: &Path) -> Self {
+    /// Watches `node`. `directory` is where the last text that was applied is kept.
+    pub(super) async fn start(
+        client: Client,
+        node: &str,
+        directory: &Path,
+        events: &Events,
+    ) -> Self {
         let file = directory.join("config_path.toml");
         let from_disk = file.clone();
         let saved = tokio::task::spawn_blocking(move || std::fs::read_to_string(from_disk).ok());
         let saved = saved.await.ok().flatten().map(Arc::from);
+        let (applied, to_keep) = watch::channel(Text::clone(&saved));
         let (sender, texts) = watch::channel(saved);
-        let mut task = JoinSet::new();
-        task.spawn(follow(client, node.to_owned(), file, sender));
-        Self { texts, _task: task }
+        let mut tasks = JoinSet::new();
+        let events = events.clone();
+        tasks.spawn(follow(client, node.to_owned(), sender, events));
+        tasks.spawn(keep(file, to_keep));
+        Self {
+            texts,
+            applied,
+            _tasks: tasks,
+        }
+    }
+
+    /// This text is in effect now.
+    pub(super) fn applied(&self, text: &Text) {
+        self.applied.send_if_modified(|applied| {
+            let is_other = applied != text;
+            applied.clone_from(text);
+            is_other
+        });
     }
 
     /// The text now.
@@ -54,33 +80,42 @@ impl Overlay {
     }
 }
 
-async fn follow(client: Client, node: String, file: PathBuf, sender: watch::Sender<Text>) {
+async fn follow(client: Client, node: String, sender: watch::Sender<Text>, events: Events) {
+    let mut refusal = None;
     loop {
         let (text, mut watch) = match read(&client, &node).await {
             Ok(read) => read,
             Err(error) => {
-                if client.state().sessions > 0 {
-                    tracing::warn!("cannot read {node} (registry.config_path): {error}");
+                // That the registry is away is told of elsewhere.
+                if matches!(error, Error::Server(_)) && refusal.as_ref() != Some(&error) {
+                    let what = format!("cannot read {node} (registry.config_path)");
+                    trouble::refused(&events, None, &what, &error.to_string());
+                    refusal = Some(error);
                 }
                 sleep(RETRY).await;
                 continue;
             }
         };
-        let is_news = sender.send_if_modified(|latest| {
+        refusal = None;
+        sender.send_if_modified(|latest| {
             let is_news = *latest != text;
-            latest.clone_from(&text);
+            *latest = text;
             is_news
         });
-        if is_news {
-            let (file, text) = (file.clone(), text.clone());
-            let saved = tokio::task::spawn_blocking(move || save(&file, text.as_deref()));
-            if let Ok(Err(error)) = saved.await {
-                tracing::warn!("cannot keep the text of {node} on disk: {error}");
-            }
-        }
         // It fires when the node is created, set or deleted, also after the connection was lost meanwhile.
         if watch.fired().await.is_none() {
             return;
+        }
+    }
+}
+
+/// Keeps on disk what is applied.
+async fn keep(file: PathBuf, mut applied: watch::Receiver<Text>) {
+    while applied.changed().await.is_ok() {
+        let (file, text) = (file.clone(), applied.borrow_and_update().clone());
+        let saved = tokio::task::spawn_blocking(move || save(&file, text.as_deref()));
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!("cannot keep the text of registry.config_path on disk: {error}");
         }
     }
 }

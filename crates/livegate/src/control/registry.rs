@@ -4,31 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use livegate_discovery::{
     Discovery, DiscoveryOptions, Keeper, RootWatch, SavedSnapshots, ServiceOptions, ServiceWatch,
     Services, Snapshot, Status, Weights,
 };
-use livegate_zk::client::{
-    Client, ConnectOptions, ConnectStringError, ConnectionState, SessionEvent,
-};
+use livegate_zk::client::{Client, ConnectOptions, ConnectionState, SessionEvent};
 use livegate_zk::path;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::RegistryFacts;
 use crate::config::{Config, ServiceConfig, is_service_name};
+use crate::control::names::Names;
+use crate::control::{now, trouble};
 use crate::events::Events;
-
-/// Where the registry is and how to be known there.
-#[derive(Debug, Clone)]
-pub struct RegistryAddress {
-    /// A ZooKeeper connect string.
-    pub hosts: String,
-    /// The session timeout to ask for.
-    pub session_timeout: Duration,
-}
 
 /// A session with the registry, and what is watched through it.
 #[derive(Debug)]
@@ -40,15 +31,15 @@ pub struct Registry {
     saved: SavedSnapshots,
     /// What was on disk at the start, by the path of the service.
     known: BTreeMap<String, Arc<Snapshot>>,
-    _tasks: JoinSet<()>,
+    events: Events,
+    tasks: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct Root {
     services: watch::Receiver<Arc<Services>>,
-    /// Every name that was ever there. A service whose node is gone is still a service: it has no
-    /// instances, which its clients are told, and it may come back.
-    names: BTreeSet<String>,
+    path: String,
+    names: Names,
     /// Names that cannot be a part of paths; each is told of once.
     refused: BTreeSet<Arc<str>>,
     events: Events,
@@ -70,15 +61,9 @@ pub(super) type SnapshotSender = Arc<watch::Sender<Arc<Snapshot>>>;
 impl Registry {
     /// Connects in the background; nothing here waits for the registry. What is known from the disk is
     /// read first.
-    pub async fn start(
-        address: &RegistryAddress,
-        config: &Config,
-        events: &Events,
-    ) -> Result<Self, ConnectStringError> {
-        let client = Client::start(ConnectOptions {
-            session_timeout: address.session_timeout,
-            ..ConnectOptions::new(&address.hosts)?
-        });
+    pub async fn start(options: ConnectOptions, config: &Config, events: &Events) -> Self {
+        let is_tls = options.tls.is_some();
+        let client = Client::start(options);
         let discovery = Discovery::new(client.clone(), DiscoveryOptions::default());
         let saved = SavedSnapshots::new(&config.discovery.snapshot_dir);
         let known = load(&saved).await;
@@ -93,6 +78,7 @@ impl Registry {
                 .expect("the path was checked when the file was read");
             Root {
                 services: watch.services(),
+                path: config.discovery.root.clone(),
                 names: names_below(&config.discovery.root, known.keys()),
                 refused: BTreeSet::new(),
                 events: events.clone(),
@@ -101,14 +87,24 @@ impl Registry {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_of_sessions(client.clone(), events.clone()));
-        Ok(Self {
+        tasks.spawn(trouble::tell_of_attempts(
+            client.clone(),
+            is_tls,
+            events.clone(),
+        ));
+        if let Some(root) = &root {
+            let (path, services) = (config.discovery.root.clone(), root.services.clone());
+            tasks.spawn(trouble::tell_of_root(path, services, events.clone()));
+        }
+        Self {
             client,
             discovery,
             root,
             saved,
             known,
-            _tasks: tasks,
-        })
+            events: events.clone(),
+            tasks,
+        }
     }
 
     /// The session's client.
@@ -128,21 +124,18 @@ impl Registry {
         }
     }
 
-    /// Resolves when other services are there than before. Never without `discovery.auto_routes`.
+    /// Resolves when services have come or gone: with true when there are some that were not there before.
+    /// Never without `discovery.auto_routes`.
     ///
     /// Cancel-safe.
-    pub async fn changed(&mut self) {
-        loop {
-            let Some(root) = &mut self.root else {
-                return std::future::pending().await;
-            };
-            if root.services.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            if root.take_in() {
-                return;
-            }
+    pub async fn changed(&mut self) -> bool {
+        let Some(root) = &mut self.root else {
+            return std::future::pending().await;
+        };
+        if root.services.changed().await.is_err() {
+            return std::future::pending().await;
         }
+        root.take_in()
     }
 
     /// Whether something is known without the registry.
@@ -153,7 +146,42 @@ impl Registry {
     /// The services that were found below the root.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let root = self.root.iter();
-        root.flat_map(|root| root.names.iter().map(String::as_str))
+        root.flat_map(|root| root.names.iter())
+    }
+
+    /// When there is a name that has been gone for this long, or when there are too many.
+    pub(super) fn forgets_at(&self, after: Duration) -> Option<Instant> {
+        self.root.as_ref()?.names.forgets_at(after)
+    }
+
+    /// The names that have been gone for this long, or are too many.
+    pub(super) fn gone_for(&self, after: Duration, now: Instant) -> Vec<String> {
+        let root = self.root.as_ref();
+        root.map(|root| root.names.gone_for(after, now))
+            .unwrap_or_default()
+    }
+
+    /// Such a name is needed: from now on it counts as just gone.
+    pub(super) fn keep(&mut self, name: &str, now: Instant) {
+        if let Some(root) = &mut self.root {
+            root.names.keep(name, now);
+        }
+    }
+
+    /// Such a name is no service any more, neither here nor on the disk.
+    pub(super) fn forget(&mut self, name: &str) {
+        let Some(root) = &mut self.root else { return };
+        root.names.forget(name);
+        let path = path::join(&root.path, name);
+        self.known.remove(&path);
+        let saved = self.saved.clone();
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(async move {
+            let removed = tokio::task::spawn_blocking(move || (saved.remove(&path), path));
+            if let Ok((Err(error), path)) = removed.await {
+                tracing::warn!("cannot remove the list of {path}, which is gone: {error}");
+            }
+        });
     }
 
     /// Resolves when it is known which services there are, or that this cannot be known now.
@@ -172,6 +200,7 @@ impl Registry {
     /// Watches a service for its cluster.
     pub(super) fn feed(
         &self,
+        name: &str,
         config: &Config,
         service: &ServiceConfig,
         snapshots: SnapshotSender,
@@ -194,7 +223,8 @@ impl Registry {
             .expect("the path was checked when the file was read");
         let watch = Arc::new(watch);
         let mut task = JoinSet::new();
-        task.spawn(pass_on(Arc::clone(&watch), snapshots));
+        let (name, events) = (name.into(), self.events.clone());
+        task.spawn(pass_on(Arc::clone(&watch), snapshots, name, events));
         Feed {
             watch,
             _keeper: keeper,
@@ -227,10 +257,12 @@ impl Root {
                 }
                 continue;
             }
-            if !self.names.contains(&**name) {
-                self.names.insert(name.to_string());
-                is_news = true;
-            }
+            is_news |= self.names.is_there(name);
+        }
+        // What cannot be asked has not gone.
+        if matches!(services.status, Status::Live | Status::Absent) {
+            self.names.others_are_gone(&services.names, now());
+            self.refused.retain(|name| services.names.contains(name));
         }
         is_news
     }
@@ -267,7 +299,7 @@ fn age(snapshot: &Snapshot) -> Duration {
 }
 
 /// The names of services that are children of the root.
-fn names_below<'a>(root: &str, paths: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+fn names_below<'a>(root: &str, paths: impl Iterator<Item = &'a String>) -> Names {
     paths
         .filter(|path| path::parent(path) == Some(root))
         .map(|path| path::name(path).to_owned())
@@ -282,12 +314,15 @@ fn weights(service: &ServiceConfig) -> Weights {
     }
 }
 
-/// Passes every snapshot on to the cluster, under numbers that only grow.
-async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender) {
+/// Passes every snapshot on to the cluster, under numbers that only grow; one that says nothing yet, only to
+/// show why.
+async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender, name: Arc<str>, events: Events) {
     let mut snapshots = watch.snapshots();
+    let mut before = Arc::clone(&snapshots.borrow());
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        if snapshot.status != Status::Pending {
+        trouble::tell_of_service(&name, &before, &snapshot, &events);
+        if snapshot.status != Status::Pending || snapshot.skipped != before.skipped {
             sender.send_modify(|latest| {
                 *latest = Arc::new(Snapshot {
                     revision: latest.revision + 1,
@@ -295,6 +330,7 @@ async fn pass_on(watch: Arc<ServiceWatch>, sender: SnapshotSender) {
                 });
             });
         }
+        before = snapshot;
         if snapshots.changed().await.is_err() {
             return;
         }

@@ -162,7 +162,9 @@ impl Running {
     fn find(&mut self, config: &Config, service: &ServiceConfig, registry: Option<&Registry>) {
         if let (Source::Nowhere, Some(registry)) = (&self.source, registry) {
             let snapshots = Arc::clone(&self.snapshots);
-            self.source = Source::Registered(registry.feed(config, service, snapshots));
+            let name = &self.handle.cluster().name;
+            let feed = registry.feed(name, config, service, snapshots);
+            self.source = Source::Registered(feed);
         }
     }
 

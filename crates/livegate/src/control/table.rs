@@ -11,10 +11,12 @@ use crate::route::{Action, Route, RouteTable, label, prefix_segments};
 /// Counters by route label and service, so that they survive a reload.
 pub(super) type RouteCounters = BTreeMap<(String, String), Arc<RouteMetrics>>;
 
-/// Builds the table. `clusters` has every service of `config`; `counters` is what the table
+/// Builds the table. `clusters` has every service of `config`, those in `auto_routed` answer under their names;
+/// `counters` is what the table
 /// before had, and becomes what this one has.
 pub(super) fn build(
     config: &Config,
+    auto_routed: &BTreeSet<String>,
     clusters: &BTreeMap<String, Arc<Cluster>>,
     counters: &mut RouteCounters,
     workers: usize,
@@ -22,7 +24,12 @@ pub(super) fn build(
     let mut labels = BTreeSet::new();
     let mut kept = RouteCounters::new();
     let mut routes = Vec::new();
-    for route in config.routes.iter().cloned().chain(auto_routes(config)) {
+    for route in config
+        .routes
+        .iter()
+        .cloned()
+        .chain(auto_routes(config, auto_routed))
+    {
         let (action, service) = match &route.action {
             RouteAction::Service(name) => {
                 let cluster = clusters.get(name).expect("a checked route has its service");
@@ -60,7 +67,10 @@ pub(super) fn build(
 }
 
 /// Service NAME at `/NAME`, prefix stripped, unless a listed route takes every request for it.
-fn auto_routes(config: &Config) -> impl Iterator<Item = RouteConfig> {
+fn auto_routes<'c>(
+    config: &'c Config,
+    names: &'c BTreeSet<String>,
+) -> impl Iterator<Item = RouteConfig> + 'c {
     let taken = |path: &PathMatch| {
         config.routes.iter().any(|route| {
             route.path == *path
@@ -69,11 +79,8 @@ fn auto_routes(config: &Config) -> impl Iterator<Item = RouteConfig> {
                 && route.headers.is_empty()
         })
     };
-    let names = config
-        .services
-        .keys()
-        .filter(|_| config.discovery.auto_routes);
     names
+        .iter()
         .map(|name| RouteConfig {
             hosts: Vec::new(),
             path: PathMatch::Prefix(format!("/{name}")),

@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use livegate_discovery::probe::{Evidence, is_local_shortage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-
-use crate::proxy::upstream::is_local_shortage;
 
 /// What to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,17 +41,15 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Whether somebody listens there.
-    pub fn is_connected(&self) -> bool {
+    /// What it shows about who listens there.
+    pub fn evidence(&self) -> Evidence {
         match self {
-            Self::Connected | Self::Answered(_) | Self::Garbled(_) | Self::Silent => true,
-            Self::TimedOut | Self::Unreachable(_) | Self::Prevented(_) => false,
+            Self::Connected | Self::Silent => Evidence::Connected { is_awake: false },
+            Self::Answered(_) | Self::Garbled(_) => Evidence::Connected { is_awake: true },
+            Self::TimedOut => Evidence::TimedOut,
+            Self::Unreachable(error) => Evidence::Unreachable(error.clone()),
+            Self::Prevented(error) => Evidence::Prevented(error.clone()),
         }
-    }
-
-    /// Whether a process is awake there: it said something, or closed the connection.
-    pub fn is_awake(&self) -> bool {
-        matches!(self, Self::Answered(_) | Self::Garbled(_))
     }
 }
 
@@ -62,15 +59,24 @@ const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 /// and sees no reset.
 const LINGER: Duration = Duration::from_millis(50);
 
+/// "connection refused" rather than "Connection refused (os error 111)".
+pub(crate) fn in_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
+}
+
 /// Asks the question; takes no longer than `patience` (and the lingering).
 pub async fn ask(address: SocketAddr, question: &Question, patience: Duration) -> Finding {
     let deadline = Instant::now() + patience;
     let mut stream = match timeout_at(deadline, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if is_local_shortage(&error) => {
-            return Finding::Prevented(error.to_string());
+            return Finding::Prevented(in_words(&error));
         }
-        Ok(Err(error)) => return Finding::Unreachable(error.to_string()),
+        Ok(Err(error)) => return Finding::Unreachable(in_words(&error)),
         Err(_) => return Finding::TimedOut,
     };
     let request = match question {
@@ -259,6 +265,7 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(5);
+    const AWAKE: Evidence = Evidence::Connected { is_awake: true };
 
     #[tokio::test]
     async fn a_get_is_answered() {
@@ -280,7 +287,7 @@ mod tests {
     async fn any_answer_to_options_is_a_sign_of_life() {
         let (address, mut tasks) = instance(b"HTTP/1.0 501 Not Implemented\r\n\r\n").await;
         let finding = ask(address, &Question::Speak, PATIENCE).await;
-        assert!(finding.is_awake(), "{finding:?}");
+        assert!(finding.evidence() == AWAKE, "{finding:?}");
         let request = String::from_utf8(tasks.join_next().await.unwrap().unwrap()).unwrap();
         assert!(request.starts_with("OPTIONS * HTTP/1.1\r\n"));
     }
@@ -291,7 +298,7 @@ mod tests {
             let (address, _tasks) = instance(answer).await;
             let finding = ask(address, &Question::Get("/".to_owned()), PATIENCE).await;
             assert!(
-                matches!(finding, Finding::Garbled(_)) && finding.is_awake(),
+                matches!(finding, Finding::Garbled(_)) && finding.evidence() == AWAKE,
                 "{finding:?}"
             );
         }
@@ -329,6 +336,5 @@ mod tests {
         drop(listener);
         let finding = ask(address, &Question::Connect, PATIENCE).await;
         assert!(matches!(finding, Finding::Unreachable(_)), "{finding:?}");
-        assert!(!finding.is_connected());
     }
 }

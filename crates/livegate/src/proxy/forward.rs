@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use livegate_discovery::probe::is_local_shortage;
 use livegate_discovery::{EndpointKey, Outcome, Pick};
 
 use crate::buffer::Buffer;
@@ -187,7 +188,7 @@ impl Forward<'_> {
                     pick.connected(self.down.now);
                     return Ok((pick, up));
                 }
-                Ok(Err(error)) if upstream::is_local_shortage(&error) => {
+                Ok(Err(error)) if is_local_shortage(&error) => {
                     report_shortage(&error);
                     Outcome::Cancelled
                 }

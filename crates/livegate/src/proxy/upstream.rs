@@ -49,7 +49,7 @@ impl Drop for Open {
 ///
 /// # Errors
 ///
-/// What the kernel says; see [`is_local_shortage`] for errors that are not the instance's.
+/// What the kernel says; see [`is_local_shortage`](livegate_discovery::probe::is_local_shortage) for errors that are not the instance's.
 ///
 /// # Cancel safety
 ///
@@ -67,23 +67,6 @@ pub async fn connect(address: SocketAddr, worker: &Worker) -> io::Result<Upstrea
         buffer: Buffer::none(),
         reused: false,
         open: Open::new(worker),
-    })
-}
-
-/// True for errors of making a connection that say nothing about the instance: this
-/// process or this host has run out of something.
-pub fn is_local_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    error.raw_os_error().is_some_and(|code| {
-        [
-            Errno::MFILE,
-            Errno::NFILE,
-            Errno::NOBUFS,
-            Errno::NOMEM,
-            Errno::ADDRNOTAVAIL,
-        ]
-        .iter()
-        .any(|errno| errno.raw_os_error() == code)
     })
 }
 

@@ -20,17 +20,17 @@ use registry::Kind;
 use rows::{Allowed, ROWS, Row};
 use stage::{Outcome, Pace, Stage};
 
-#[path = "../../../zk/tests/client/apache.rs"]
-#[allow(dead_code, reason = "shared with the tests of the client")]
+#[path = "../../../zk/tests/support/apache.rs"]
 mod apache;
+#[path = "../../../zk/tests/support/connect.rs"]
+mod connect;
 mod fleet;
-#[path = "../../../zk/tests/client/forwarder.rs"]
-#[allow(dead_code, reason = "shared with the tests of discovery")]
+#[path = "../../../zk/tests/support/forwarder.rs"]
 mod forwarder;
 #[allow(dead_code, reason = "shared with the black-box tests")]
 mod harness;
 mod load;
-#[path = "../../../zk/tests/client/quorum.rs"]
+#[path = "../../../zk/tests/support/quorum.rs"]
 #[allow(dead_code, reason = "shared with the tests of the client")]
 mod quorum;
 mod registry;

@@ -16,12 +16,12 @@ use crate::harness::zookeeper::{Kind, ZooKeeper};
 const TICK: Duration = Duration::from_millis(500);
 
 /// A registry, and the everyday commands on it.
-struct Registry {
-    server: ZooKeeper,
+pub(crate) struct Registry {
+    pub(crate) server: ZooKeeper,
 }
 
 impl Registry {
-    fn start() -> Registry {
+    pub(crate) fn start() -> Registry {
         let server = ZooKeeper::start(Kind::Embedded, TICK).expect("it is this build");
         Registry { server }
     }
@@ -34,29 +34,33 @@ impl Registry {
     }
 
     /// Registers as the classic gateway's services do: the name is the address.
-    fn register(&self, service: &str, address: SocketAddr) {
+    pub(crate) fn register(&self, service: &str, address: SocketAddr) {
         let path = format!("/services/{service}/{address}");
         self.zk(&["create", "-p", &path, ""]);
     }
 
-    fn deregister(&self, service: &str, address: SocketAddr) {
+    pub(crate) fn deregister(&self, service: &str, address: SocketAddr) {
         self.zk(&["delete", &format!("/services/{service}/{address}")]);
     }
 
-    fn gateway(&self, lines: &str) -> Gateway {
+    fn setup(&self, lines: &str) -> Setup {
         let hosts = format!("hosts = \"{}\"", self.server.address());
         let setup = Setup::default().registry("mode = \"external\"");
-        setup.registry(&hosts).registry(lines).start()
+        setup.registry(&hosts).registry(lines)
+    }
+
+    pub(crate) fn gateway(&self, lines: &str) -> Gateway {
+        self.setup(lines).start()
     }
 }
 
-fn service(gateway: &Gateway, name: &str) -> Value {
+pub(crate) fn service(gateway: &Gateway, name: &str) -> Value {
     let response = gateway.admin(&format!("/api/v1/services/{name}"));
     serde_json::from_slice(&response.body).unwrap_or(Value::Null)
 }
 
 /// The states of a service's instances by address.
-fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
+pub(crate) fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
     let service = service(gateway, name);
     let instances = service["instances"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -66,7 +70,7 @@ fn states(gateway: &Gateway, name: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn wait_until_served(gateway: &Gateway, target: &str) {
+pub(crate) fn wait_until_served(gateway: &Gateway, target: &str) {
     wait_until(&format!("{target} is served"), || {
         gateway.get(target).status == 200
     });
@@ -190,6 +194,11 @@ fn services_and_routes_can_be_in_the_registry() {
         events.contains("config_refused") && events.contains("/livegate/config:1:")
     });
     assert_eq!(gateway.get("/shop").status, 200);
+    // Nor is it what a start without the registry begins with.
+    wait_until("what is in effect is kept", || {
+        let file = gateway.file("livegate-data/snapshots/config_path.toml");
+        std::fs::read_to_string(file).is_ok_and(|kept| kept == config(&a))
+    });
     registry.zk(&["set", "/livegate/config", &config(&b)]);
     wait_until("the other instance is asked", || {
         gateway.get("/shop");
@@ -236,4 +245,141 @@ fn a_program_is_registered_with_one_command_and_leaves_without_a_failure() {
     for kind in ["draining", "idle", "left"] {
         assert!(events.contains(&format!("\"{kind}\"")), "{kind}: {events}");
     }
+}
+
+#[test]
+fn a_route_may_lead_to_a_service_that_is_only_in_the_registry() {
+    let registry = Registry::start();
+    let origin = Origin::start();
+    let setup = registry
+        .setup("config_path = \"/livegate/config\"")
+        .and_route("path = \"/shop\"\nservice = \"orders\"")
+        .and_route("path = \"/typo\"\nservice = \"ordres\"");
+    let gateway = setup.start();
+    // Nobody is there yet, which everybody says who is asked.
+    for (target, name) in [("/shop", "orders"), ("/typo", "ordres")] {
+        wait_until("the service is absent", || {
+            gateway.get(target).get("x-livegate-reason") == Some("service_absent")
+        });
+        let explained = gateway.admin(&format!("/api/v1/explain/{name}")).text();
+        assert!(
+            explained.contains("\"reason\":\"service_absent\""),
+            "{explained}"
+        );
+        let events = gateway.admin(&format!("/api/v1/events?service={name}"));
+        let events = events.text();
+        assert!(
+            events.contains("\"service_absent\"") && events.contains("nobody has registered below"),
+            "{events}"
+        );
+        gateway.wait_for_log(&["warn", name, "is not in [services]"]);
+        assert_eq!(
+            gateway.get(&format!("/{name}/")).status,
+            404,
+            "only a route names it"
+        );
+    }
+    assert_eq!(gateway.admin("/readyz").status, 200);
+    let admin = format!("http://{}", gateway.admin_address());
+    let routes = run(&mut livegate(&["routes", "--admin", &admin]), b"");
+    assert!(
+        routes
+            .text()
+            .contains("service ordres (now 503 service_absent)"),
+        "{routes:?}"
+    );
+    // Then somebody is.
+    registry.register("orders", origin.address());
+    wait_until_served(&gateway, "/shop");
+    wait_until_served(&gateway, "/orders/");
+    let routes = gateway.admin("/api/v1/routes").text();
+    let routes: Value = serde_json::from_str(&routes).unwrap();
+    assert_eq!(routes["routes"][0]["reason"], Value::Null);
+    assert_eq!(routes["routes"][1]["reason"], "service_absent");
+    // The mistake is told again, with what may be meant, when the file is applied again.
+    gateway.signal(rustix::process::Signal::HUP);
+    gateway.wait_for_log(&["ordres", "is \"orders\" meant?"]);
+    let file = gateway.file("gateway.toml");
+    let checked = run(&mut livegate(&["check", file.to_str().unwrap()]), b"");
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(
+        checked.stderr.contains("note: a route leads to \"ordres\""),
+        "{checked:?}"
+    );
+    // The same with a route that is in the registry.
+    registry.register("users", origin.address());
+    registry.zk(&[
+        "create",
+        "-p",
+        "/livegate/config",
+        "[[routes]]\npath = \"/people\"\nservice = \"users\"\n",
+    ]);
+    wait_until_served(&gateway, "/people");
+}
+
+#[test]
+fn a_service_that_is_long_gone_is_forgotten_unless_it_is_held_or_named() {
+    let registry = Registry::start();
+    let (kept, named, origin) = (Origin::start(), Origin::start(), Origin::start());
+    let gateway = registry
+        .setup("")
+        .and("[discovery]\nforget_after = \"500ms\"")
+        .and_route("path = \"/n\"\nservice = \"named\"")
+        .start();
+    registry.register("kept", kept.address());
+    registry.register("named", named.address());
+    for name in ["kept", "named"] {
+        wait_until_served(&gateway, &format!("/{name}/"));
+    }
+    let admin = format!("http://{}", gateway.admin_address());
+    let drop_held =
+        |arguments: &[&str]| run(livegate(&["drop", "--admin", &admin]).args(arguments), b"");
+    let address = kept.address().to_string();
+    let refused = drop_held(&["kept", &address]);
+    assert!(refused.failure(1).contains("is not held"), "{refused:?}");
+    assert_eq!(drop_held(&["kept"]).text(), "no instance of kept is held\n");
+    // The last instance of each is held; for as long as it is, its service is one.
+    for name in ["kept", "named"] {
+        registry.zk(&["delete", "-r", &format!("/services/{name}")]);
+    }
+    // Other services come and go meanwhile, and are forgotten one by one.
+    let address = origin.address();
+    for name in ["one", "two", "three"] {
+        registry.register(name, address);
+        wait_until_served(&gateway, &format!("/{name}/"));
+        registry.zk(&["delete", "-r", &format!("/services/{name}")]);
+        wait_until("its instances are held", || {
+            states(&gateway, name)
+                .iter()
+                .any(|(_, state)| state == "held")
+        });
+        let id = address.to_string();
+        assert_eq!(
+            drop_held(&[name, &id]).text(),
+            format!("{id} is no longer held\n")
+        );
+        wait_until("it is forgotten", || {
+            gateway.admin(&format!("/api/v1/services/{name}")).status == 404
+        });
+        assert_eq!(gateway.get(&format!("/{name}/")).status, 404);
+    }
+    let metrics = gateway.admin("/metrics").text();
+    assert!(!metrics.contains("service=\"two\""), "{metrics}");
+    wait_until("its list is not on disk", || {
+        let directory = std::fs::read_dir(gateway.file("livegate-data/snapshots"));
+        directory.is_ok_and(|mut files| {
+            !files.any(|file| file.unwrap().file_name().to_string_lossy().contains("two"))
+        })
+    });
+    assert_eq!(gateway.get("/kept/").status, 200);
+    assert_eq!(states(&gateway, "kept")[0].1, "held");
+    for name in ["kept", "named"] {
+        assert!(drop_held(&[name]).text().contains(" is no longer held"));
+    }
+    wait_until("it is forgotten", || gateway.get("/kept/").status == 404);
+    let absent = gateway.get("/n");
+    assert_eq!(absent.get("x-livegate-reason"), Some("service_absent"));
+    // Who comes back is a service again.
+    registry.register("kept", kept.address());
+    wait_until_served(&gateway, "/kept/");
 }

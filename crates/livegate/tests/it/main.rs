@@ -6,6 +6,9 @@
 )]
 
 mod admin_commands;
+#[path = "../../../zk/tests/support/apache.rs"]
+mod apache;
+mod classic;
 mod conformance;
 mod crowd;
 mod demo;
@@ -15,6 +18,7 @@ mod harness;
 mod kill;
 mod memory;
 mod observe;
+mod protected;
 mod register_command;
 mod registry_kill;
 mod reload;

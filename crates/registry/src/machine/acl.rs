@@ -126,17 +126,18 @@ impl Identity {
     }
 }
 
-/// The identities that a claim proves; `None` when the scheme is unknown.
+/// The identities that a claim proves; `None` when the scheme is unknown, or the claim is missing where
+/// there is something to prove.
 pub(crate) fn authenticate(
     scheme: &str,
-    auth: &[u8],
+    auth: Option<&[u8]>,
     address: IpAddr,
     super_digest: Option<&str>,
 ) -> Option<Vec<Identity>> {
     match scheme {
         "ip" => Some(vec![Identity::address(address)]),
         "digest" => {
-            let id = digest_of(&String::from_utf8_lossy(auth));
+            let id = digest_of(&String::from_utf8_lossy(auth?));
             let mut identities = Vec::with_capacity(2);
             if super_digest == Some(&*id) {
                 identities.push(Identity {
@@ -382,6 +383,21 @@ mod tests {
         ] {
             assert_eq!(parse_network(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_claim_without_a_credential_proves_only_the_address() {
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let users = |scheme, auth| {
+            let proven = authenticate(scheme, auth, address, None)?;
+            Some(proven.iter().map(|who| who.user().to_owned()).collect())
+        };
+        let known = |user: &str| Some(vec![user.to_owned()]);
+        assert_eq!(users("ip", None), known("127.0.0.1"));
+        assert_eq!(users("digest", None), None);
+        assert_eq!(users("digest", Some(b"")), known(""));
+        assert_eq!(users("digest", Some(b"bob:secret")), known("bob"));
+        assert_eq!(users("bogus", Some(b"x")), None);
     }
 
     #[test]

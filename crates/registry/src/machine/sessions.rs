@@ -135,7 +135,8 @@ impl Sessions {
         };
         let timeout = u64::try_from(session.timeout_ms).unwrap_or(0);
         let expires = (now_ms.saturating_add(timeout) / self.tick_ms + 1) * self.tick_ms;
-        if expires <= session.expires {
+        // It may also be earlier than before, after another timeout was agreed on.
+        if expires == session.expires {
             return;
         }
         let before = std::mem::replace(&mut session.expires, expires);
@@ -222,6 +223,20 @@ mod tests {
         assert!(sessions.close(id));
         assert!(!sessions.close(id));
         assert!(sessions.by_expiry().is_empty());
+    }
+
+    #[test]
+    fn another_timeout_counts_at_once() {
+        let mut sessions = sessions();
+        let id = sessions.new_id();
+        sessions.open(id, 3_600_000, 10_500);
+        assert_eq!(sessions.next_expired(11_000), None);
+        sessions.open(id, 1000, 11_000);
+        assert_eq!(sessions.next_expired(12_000), None);
+        assert_eq!(sessions.next_expired(13_000), Some(id));
+        sessions.open(id, 4000, 13_000);
+        assert_eq!(sessions.next_expired(14_000), None);
+        assert_eq!(sessions.by_expiry().len(), 1);
     }
 
     #[test]

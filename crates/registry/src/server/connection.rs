@@ -1,13 +1,17 @@
 //! One client: its bytes come in as frames, and what its outbox holds goes out.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use livegate_zk::four_letter::FourLetterWord;
 use livegate_zk::frame::{Frame, FrameReader};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, sleep_until};
 
 use super::core::{Connection, Core, Ending};
@@ -23,11 +27,16 @@ const ENDING_MAX: Duration = Duration::from_secs(5);
 const FRAMES_PER_TURN: usize = 256;
 
 /// Serves a client until one side ends it.
-pub(super) async fn serve(core: Rc<RefCell<Core>>, connection: Rc<Connection>) {
+pub(super) async fn serve(
+    core: Rc<RefCell<Core>>,
+    connection: Rc<Connection>,
+    incoming: OwnedReadHalf,
+) {
     let limit = core.borrow().options.request_bytes_max;
     let mut client = Client {
         core,
         connection,
+        incoming,
         reader: FrameReader::new(limit),
         is_first: true,
         has_more: false,
@@ -42,6 +51,7 @@ pub(super) async fn serve(core: Rc<RefCell<Core>>, connection: Rc<Connection>) {
 struct Client {
     core: Rc<RefCell<Core>>,
     connection: Rc<Connection>,
+    incoming: OwnedReadHalf,
     reader: FrameReader,
     /// Nothing has been understood yet.
     is_first: bool,
@@ -92,12 +102,12 @@ impl Client {
                 (false, false) => None,
             };
             tokio::select! {
-                ready = ready(&connection, interest) => {
+                ready = ready(&self.incoming, interest) => {
                     let ready = ready?;
                     if ready.is_writable() && is_stuck {
                         self.core.borrow_mut().flush(&connection);
                     }
-                    if ready.is_readable() && connection.accepts() && self.read()? {
+                    if ready.is_readable() && connection.accepts() && self.read().await? {
                         return Ok(());
                     }
                 }
@@ -112,12 +122,14 @@ impl Client {
     }
 
     /// Takes what has come and answers it. Returns true when the client has ended.
-    fn read(&mut self) -> io::Result<bool> {
-        match self.connection.stream.try_read_buf(self.reader.space()) {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
+    async fn read(&mut self) -> io::Result<bool> {
+        // Polled once. Unlike `try_read_buf`, it knows from a short read that the socket is drained.
+        let mut reading = pin!(self.incoming.read_buf(self.reader.space()));
+        match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            Poll::Ready(Ok(0)) => return Ok(true),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(false),
         }
         if self.is_first && self.answer_word() {
             return Ok(false);
@@ -178,11 +190,11 @@ impl Client {
 
 /// Waits for the socket; for ever when nothing is wanted of it.
 async fn ready(
-    connection: &Connection,
+    incoming: &OwnedReadHalf,
     interest: Option<Interest>,
 ) -> io::Result<tokio::io::Ready> {
     match interest {
-        Some(interest) => connection.stream.ready(interest).await,
+        Some(interest) => incoming.ready(interest).await,
         None => std::future::pending().await,
     }
 }

@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use livegate_zk::proto::op_code::OpCode;
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::latency::Latency;
@@ -32,7 +33,7 @@ pub(super) const RECORD_OVERHEAD_BYTES: usize = 512;
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) address: SocketAddr,
-    pub(super) stream: TcpStream,
+    pub(super) outgoing: OwnedWriteHalf,
     pub(super) outbox: RefCell<Outbox>,
     /// Wakes the connection's task to look at everything anew.
     pub(super) wake: Notify,
@@ -153,7 +154,7 @@ impl Core {
     /// Takes in a client, unless its address has too many connections.
     pub(super) fn accept(
         &mut self,
-        stream: TcpStream,
+        outgoing: OwnedWriteHalf,
         address: SocketAddr,
     ) -> Option<Rc<Connection>> {
         let of_address = self.by_address.entry(address.ip()).or_default();
@@ -173,7 +174,7 @@ impl Core {
         let connection = Rc::new(Connection {
             id,
             address,
-            stream,
+            outgoing,
             outbox: RefCell::default(),
             wake: Notify::new(),
             ending: Cell::new(Ending::No),
@@ -407,15 +408,22 @@ impl Core {
         drop(numbers);
         let mut is_blocked = false;
         while !outbox.ready().is_empty() && !is_blocked {
-            match connection.stream.try_write(outbox.ready()) {
-                Ok(0) | Err(_) => is_blocked = true,
-                Ok(count) => outbox.advance(count),
+            match connection.outgoing.try_write(outbox.ready()) {
+                Ok(count) if count > 0 => outbox.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_blocked = true,
+                // The client is gone. Its socket counts as writable from now on: whoever waited for that and
+                // tried again would do so for ever, and nobody else had a turn.
+                Ok(_) | Err(_) => {
+                    drop(outbox);
+                    connection.end(Ending::Now);
+                    return;
+                }
             }
         }
         let is_done = outbox.len() == 0 && connection.ending.get() == Ending::AfterSending;
         let is_resumed = was_paused && outbox.len() <= OUTBOX_PAUSE_BYTES;
         drop(outbox);
-        // Its task waits for the socket, finds out what is wrong with it, reads on, or ends.
+        // Its task waits for the socket, reads on, or ends.
         if is_blocked || is_done || is_resumed {
             connection.wake.notify_one();
         }

@@ -300,6 +300,46 @@ fn nobody_notices_hostile_bytes() {
     }
 }
 
+/// A client that closes its session and leaves, with answers still on their way to it: what cannot be sent any more
+/// is not tried for ever.
+#[test]
+fn who_leaves_without_reading_what_was_answered_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::start(directory.path());
+    let (mut writer, ..) = session(server.address(), 10_000);
+    let large = NodeBody("/large", &vec![7; 100_000]);
+    asked(&mut writer, 1, OpCode::Create, &large);
+    drop(writer);
+    attack(&server, "hurried goodbyes", 64 << 20, |address| {
+        let header = |xid, op_code: OpCode| RequestHeader {
+            xid,
+            op_code: op_code.code(),
+        };
+        let body = PathWatch {
+            path: "/large",
+            watch: false,
+        };
+        // As many answers as the sockets hold, and some more: it is not known how many those are.
+        for count in 1..80 {
+            let mut requests = Vec::new();
+            for xid in 0..count {
+                append_frame(&mut requests, &header(xid, OpCode::GetData), &body);
+            }
+            append_frame(&mut requests, &header(count, OpCode::CloseSession), &());
+            let mut stream = greeted(address);
+            set_socket_recv_buffer_size(&stream, 16 * 1024).unwrap();
+            stream.write_all(&requests).unwrap();
+            stream.peek(&mut [0]).unwrap();
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    });
+    let deadline = Instant::now() + SOON;
+    while alive(server.address()) > 1 {
+        assert!(Instant::now() < deadline, "connections are left behind");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
 /// The body of a request that creates a node.
 struct NodeBody<'a>(&'a str, &'a [u8]);
 

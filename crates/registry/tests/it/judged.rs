@@ -1,12 +1,11 @@
 //! The server that is judged, and the pair of it and Apache ZooKeeper.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use livegate_registry::{Options, Server, Whitelist};
 
-use crate::apache::{self, Apache};
+use crate::apache::{Apache, own_ip};
 
 /// What both servers are started with. Whoever has authenticated as `super:test` may do everything, and
 /// nothing is reaped in the time that a test takes.
@@ -37,6 +36,7 @@ pub(crate) const SUPER_DIGEST: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
 
 /// The server that is judged.
 pub(crate) struct Judged {
+    options: Options,
     server: Option<Server>,
     _directory: tempfile::TempDir,
 }
@@ -45,7 +45,7 @@ impl Judged {
     /// An empty server.
     pub(crate) fn start(settings: &Settings) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let listen = "127.0.0.1:0".parse().unwrap();
+        let listen = (own_ip(), 0).into();
         let options = Options {
             tick_time: settings.tick,
             session_timeout_min: Some(settings.timeouts.0),
@@ -56,10 +56,21 @@ impl Judged {
             reap_interval: Duration::from_secs(86_400),
             ..Options::new(listen, directory.path())
         };
+        let server = Server::start(options.clone()).unwrap();
         Self {
-            server: Some(Server::start(options).unwrap()),
+            options: Options {
+                listen: server.address(),
+                ..options
+            },
+            server: Some(server),
             _directory: directory,
         }
+    }
+
+    /// Ends it and starts it again where it was.
+    fn restart(&mut self) {
+        self.server.take().unwrap().stop();
+        self.server = Some(Server::start(self.options.clone()).unwrap());
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -77,18 +88,35 @@ impl Drop for Judged {
 pub(crate) struct Pair {
     pub(crate) reference: Apache,
     pub(crate) judged: Judged,
-    _turn: File,
 }
 
 impl Pair {
     /// `None`, with a line that says so, where there is no Apache ZooKeeper.
     pub(crate) fn start(settings: &Settings) -> Option<Self> {
-        let turn = apache::turn()?;
+        let mut reference = Apache::new(settings.tick)?
+            .with_config(&format!(
+                "minSessionTimeout={}\nmaxSessionTimeout={}\n4lw.commands.whitelist={}\nmaxClientCnxns={}\n",
+                settings.timeouts.0.as_millis(),
+                settings.timeouts.1.as_millis(),
+                settings.whitelist,
+                settings.connections_max,
+            ))
+            .with_property("-Dznode.container.checkIntervalMs=86400000")
+            .with_property(&format!(
+                "-Dzookeeper.DigestAuthenticationProvider.superDigest={SUPER_DIGEST}"
+            ));
+        reference.run();
         Some(Self {
-            reference: Apache::start(settings),
+            reference,
             judged: Judged::start(settings),
-            _turn: turn,
         })
+    }
+
+    /// Ends both and starts them again where they were.
+    pub(crate) fn restart(&mut self) {
+        self.reference.kill();
+        self.reference.run();
+        self.judged.restart();
     }
 
     /// Both addresses: the reference first.

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "../../../zk/tests/support/apache.rs"]
 mod apache;
 mod endurance;
 mod handshake;

@@ -26,10 +26,11 @@ const SHOWN: usize = 15;
 /// How long a failure may be replayed.
 const SHRINKING: Duration = Duration::from_secs(120);
 
-/// No session ends by itself while a test takes its time.
+/// A session can be over soon, if it wants that.
 fn settings() -> Settings {
     Settings {
-        timeouts: (Duration::from_secs(3_600), Duration::from_secs(7_200)),
+        tick: Duration::from_millis(200),
+        timeouts: (Duration::from_millis(400), Duration::from_secs(7_200)),
         ..Settings::default()
     }
 }
@@ -55,7 +56,7 @@ fn random_operations_are_answered_as_apache_zookeeper_answers_them() {
     let Some(pair) = Pair::start(&settings()) else {
         return;
     };
-    let mut run = Run::new(&pair);
+    let mut run = Run::new(pair);
     let mut generator = Generator::new(seed);
     let mut steps = Vec::new();
     for number in 0..=count {
@@ -67,7 +68,7 @@ fn random_operations_are_answered_as_apache_zookeeper_answers_them() {
         steps.push(step.clone());
         let difference = run.apply(&step);
         if let Some(difference) = difference {
-            drop((run, pair));
+            drop(run);
             panic!("{}", report(seed, &steps, &difference));
         }
         generator.learn(&mut run.reference);
@@ -77,6 +78,7 @@ fn random_operations_are_answered_as_apache_zookeeper_answers_them() {
 
 /// Both servers in the middle of a run.
 struct Run {
+    pair: Pair,
     reference: Side,
     judged: Side,
     /// How often each kind of answer came.
@@ -84,9 +86,10 @@ struct Run {
 }
 
 impl Run {
-    fn new(pair: &Pair) -> Self {
+    fn new(pair: Pair) -> Self {
         let [reference, judged] = pair.addresses();
         Self {
+            pair,
             reference: Side::new(reference),
             judged: Side::new(judged),
             answers: std::collections::BTreeMap::new(),
@@ -95,6 +98,11 @@ impl Run {
 
     /// Does a step to both; the difference between what came of it.
     fn apply(&mut self, step: &Step) -> Option<String> {
+        if matches!(step, Step::Restart) {
+            self.reference.disconnect();
+            self.judged.disconnect();
+            self.pair.restart();
+        }
         let (expected, found) = std::thread::scope(|scope| {
             let judged = scope.spawn(|| self.judged.apply(step));
             (self.reference.apply(step), judged.join().unwrap())
@@ -221,8 +229,7 @@ fn shrink(steps: &[Step], difference: &str) -> (Vec<Step>, String) {
 
 /// The difference that the last step makes on new servers, if it makes one and no other step does.
 fn replay(steps: &[Step]) -> Option<String> {
-    let pair = Pair::start(&settings())?;
-    let mut run = Run::new(&pair);
+    let mut run = Run::new(Pair::start(&settings())?);
     let (last, others) = steps.split_last()?;
     if others.iter().any(|step| run.apply(step).is_some()) {
         return None;

@@ -1,6 +1,7 @@
 //! Who the client is to the server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -43,6 +44,14 @@ impl Client {
         Ok(identities.iter().map(identity).collect())
     }
 
+    /// Whether this client presents an identity of its own, so that it may put
+    /// [`CREATOR`](crate::proto::acl::Acl::CREATOR) into an access control list: one that is configured, or
+    /// that was added.
+    #[must_use]
+    pub fn has_identity(&self) -> bool {
+        self.shared.is_identified.load(Ordering::Relaxed)
+    }
+
     /// Adds an identity to this connection and to all later ones.
     ///
     /// # Errors
@@ -69,7 +78,12 @@ impl Client {
             answer.await.map_err(|_| NotSent::Closed)
         };
         match timeout_at(deadline_after(self.operation_timeout), done).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                if answer.is_ok() {
+                    self.shared.is_identified.store(true, Ordering::Relaxed);
+                }
+                answer
+            }
             Ok(Err(_)) if ticket.is_sent() => Err(Error::ConnectionLoss),
             Ok(Err(closed)) => Err(Error::NotSent(closed)),
             Err(_) if ticket.abandon() => Err(Error::DeadlineExceeded),

@@ -14,7 +14,7 @@ use livegate_zk::proto::watch::{AddWatchMode, EventKind};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use crate::apache::options;
+use crate::connect::{end_session, options};
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::ledger::Load;
@@ -23,7 +23,7 @@ use crate::scale::{
     EACH, TOUCHED, Watched, all_work, create_nodes, path, take_fired, take_gaps, touch,
     watch_everything,
 };
-use crate::sessions::{end_session, until};
+use crate::sessions::until;
 use crate::watches::create;
 
 /// Clients under load.

@@ -13,7 +13,7 @@ use livegate_zk::proto::watch::{EventKind, STATE_SYNC_CONNECTED, WatcherEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::apache;
+use crate::connect;
 
 /// A port that a test answers for.
 pub(crate) struct Fake {
@@ -32,7 +32,7 @@ impl Fake {
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {
-        apache::options(&self.address().to_string())
+        connect::options(&self.address().to_string())
     }
 
     /// The next connection.

@@ -2,14 +2,20 @@
 //! are no protocol at all.
 
 #[cfg(test)]
+#[path = "../support/apache.rs"]
 mod apache;
 #[cfg(test)]
+#[path = "../support/connect.rs"]
+mod connect;
+#[cfg(test)]
+#[path = "../support/embedded.rs"]
 mod embedded;
 #[cfg(test)]
 mod ensemble;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+#[path = "../support/forwarder.rs"]
 mod forwarder;
 #[cfg(test)]
 mod hostile;
@@ -22,10 +28,12 @@ mod outcomes;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+#[path = "../support/quorum.rs"]
 mod quorum;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+#[path = "../support/server.rs"]
 mod server;
 #[cfg(test)]
 mod sessions;

@@ -11,10 +11,12 @@ use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::error_code::ErrorCode;
 use tokio::task::JoinSet;
 
+use crate::fake::within;
 use crate::server::{Kind, Server, on_both};
 
 on_both! {
     nodes
+    empty_containers_and_old_nodes_are_reaped
 }
 
 const TICK: Duration = Duration::from_millis(1500);
@@ -51,6 +53,46 @@ async fn nodes(kind: Kind) {
     let other = server.client().await;
     assert_ne!(other.state().session_id, session_id);
     assert_eq!(other.exists("/gone").await.unwrap(), None);
+}
+
+async fn empty_containers_and_old_nodes_are_reaped(kind: Kind) {
+    let Some(server) = Server::start(kind, TICK).await else {
+        return;
+    };
+    let client = server.client().await;
+    let create = async |path, mode| {
+        let created = client.create(path, b"", mode, Acl::OPEN).await;
+        assert_eq!(created.unwrap(), path);
+    };
+    let exists = async |path| client.exists(path).await.unwrap().is_some();
+    let reaped = async |path| {
+        within(async {
+            while exists(path).await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    let (short, long) = (Duration::from_millis(1), Duration::from_secs(3600));
+    create("/unused", CreateMode::Container).await;
+    create("/used", CreateMode::Container).await;
+    create("/used/child", CreateMode::Persistent).await;
+    create("/old", CreateMode::PersistentTtl(short)).await;
+    create("/old/child", CreateMode::Persistent).await;
+    create("/new", CreateMode::PersistentTtl(long)).await;
+    // Twice the server has looked at all nodes.
+    for _ in 0..2 {
+        create("/looked", CreateMode::PersistentTtl(short)).await;
+        reaped("/looked").await;
+    }
+    for path in ["/unused", "/used", "/old", "/new"] {
+        assert!(exists(path).await, "{path}");
+    }
+    for path in ["/used", "/old"] {
+        client.delete(&format!("{path}/child"), None).await.unwrap();
+        reaped(path).await;
+    }
+    assert!(exists("/unused").await && exists("/new").await);
 }
 
 async fn refused_after_close(client: &Client) -> Error {

@@ -8,7 +8,7 @@ use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use tokio::task::JoinSet;
 
-use crate::apache::options;
+use crate::connect::options;
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::server::{Kind, Server, on_both};

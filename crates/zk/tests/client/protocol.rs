@@ -19,7 +19,7 @@ use livegate_zk::proto::watch::{AddWatch, AddWatchMode, EventKind, SetWatches, S
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::apache::options;
+use crate::connect::options;
 use crate::fake::{Asked, Fake, Peer, within};
 use crate::sessions::until;
 

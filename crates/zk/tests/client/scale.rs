@@ -10,11 +10,11 @@ use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::watch::{AddWatchMode, EventKind};
 
-use crate::apache::options;
+use crate::connect::{end_session, options};
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::server::{Kind, Server, on_both};
-use crate::sessions::{end_session, until};
+use crate::sessions::until;
 
 on_both! {
     twenty_thousand_watches_survive_a_restart_and_an_expiry

@@ -1,24 +1,17 @@
 //! Lost connections, lost servers and lost sessions, against Apache ZooKeeper and the embedded registry.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use livegate_zk::client::{
     Client, ConnectionState, Credential, DisconnectCause, Error, ExpiryCause, Gap, NotSent,
     Notification, SessionEvent, SessionEvents,
 };
-use livegate_zk::frame::{LENGTH_BYTES, append_frame};
-use livegate_zk::jute::Decoder;
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::error_code::ErrorCode;
-use livegate_zk::proto::op_code::OpCode;
-use livegate_zk::proto::session::{ConnectReply, ConnectRequest, RequestHeader};
 use livegate_zk::proto::watch::{AddWatchMode, EventKind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::apache::options;
+use crate::connect::{end_session, options};
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::server::{Kind, Server, on_both};
@@ -299,29 +292,6 @@ async fn a_session_that_is_away_too_long_is_replaced(kind: Kind) {
         event(&mut recursive).await,
         (EventKind::DataChanged, "/n".to_owned())
     );
-}
-
-/// Ends a session as its owner could, over a connection of its own.
-pub(crate) async fn end_session(server: SocketAddr, connect_reply: &[u8]) {
-    let reply: ConnectReply<'_> = Decoder::new(&connect_reply[LENGTH_BYTES..]).read().unwrap();
-    let mut frames = Vec::new();
-    let request = ConnectRequest {
-        protocol_version: 0,
-        last_zxid_seen: 0,
-        timeout_ms: reply.timeout_ms,
-        session_id: reply.session_id,
-        password: reply.password,
-        read_only: Some(false),
-    };
-    append_frame(&mut frames, &request, &());
-    let close = RequestHeader {
-        xid: 1,
-        op_code: OpCode::CloseSession.code(),
-    };
-    append_frame(&mut frames, &close, &());
-    let mut stream = TcpStream::connect(server).await.unwrap();
-    stream.write_all(&frames).await.unwrap();
-    stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
 async fn a_session_that_the_server_ends_is_replaced(kind: Kind) {

@@ -12,7 +12,8 @@ use livegate_zk::proto::create_mode::CreateMode;
 use livegate_zk::proto::watch::AddWatchMode;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::apache::{Apache, options};
+use crate::apache::Apache;
+use crate::connect::options;
 use crate::fake::within;
 use crate::forwarder::{Forwarder, Mode};
 use crate::sessions::until;
@@ -92,13 +93,12 @@ async fn sessions_live_over_tls_and_only_with_whom_is_trusted() {
         .port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let server = authority.issue("127.0.0.1");
-    let Some(apache) = Apache::start_with(Duration::from_millis(1500), |directory| {
-        configuration(directory, port, &authority, &server)
-    })
-    .await
-    else {
+    let Some(apache) = Apache::new(Duration::from_millis(1500)) else {
         return;
     };
+    let lines = configuration(apache.directory(), port, &authority, &server);
+    let mut apache = apache.with_config(&lines);
+    apache.run_async().await;
     let identity = authority.issue("client");
     let identity = Some((identity.certificate.as_bytes(), identity.key.as_bytes()));
     let tls = TlsOptions::new(authority.pem().as_bytes(), identity).unwrap();

@@ -1,14 +1,14 @@
 //! The connection, or the sentence that says why there is none.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use livegate_zk::client::{Client, ConnectOptions, Credential, DisconnectCause};
+use anyhow::anyhow;
+use livegate_zk::client::{Client, ConnectOptions, DisconnectCause};
 use tokio::time::timeout;
 
-use super::{Auth, Connection, parse_auth};
+use super::Connection;
+use crate::access::Trouble;
 
 /// After this long a person is told what is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -16,14 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Connection {
     /// Connects to the first server that answers.
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        let mut options = self.registry.options.clone();
+        let mut options = self.ensemble.options()?;
         options.operation_timeout = self.timeout;
-        let in_file = self.auth_file.as_deref().map(read_auth_file).transpose()?;
-        let identities = self.auth.iter().chain(in_file.iter().flatten());
-        options.credentials = identities
-            .map(|auth| Credential::digest(&auth.user, &auth.password))
-            .collect();
-        let servers = servers(&options);
+        let (servers, is_tls) = (servers(&options), options.tls.is_some());
         let mut connecting = Box::pin(Client::connect(options));
         let connected = match timeout(PATIENCE.min(self.timeout), &mut connecting).await {
             Ok(connected) => connected,
@@ -35,7 +30,7 @@ impl Connection {
                 connecting.await
             }
         };
-        connected.map_err(|error| no_server(&servers, error.cause.as_ref()))
+        connected.map_err(|error| no_server(&servers, is_tls, error.cause.as_ref()))
     }
 }
 
@@ -44,15 +39,25 @@ fn servers(options: &ConnectOptions) -> String {
     servers.join(",")
 }
 
-fn no_server(servers: &str, cause: Option<&DisconnectCause>) -> anyhow::Error {
-    if let Some(DisconnectCause::AuthFailed(_)) = cause {
-        return anyhow!(
-            "ZooKeeper at {servers} refuses the password: give another USER:PASSWORD with --auth"
-        );
-    }
+fn no_server(servers: &str, is_tls: bool, cause: Option<&DisconnectCause>) -> anyhow::Error {
+    let advice = match cause.and_then(|cause| Trouble::of(cause, is_tls)) {
+        Some(Trouble::Login) => {
+            return anyhow!(
+                "ZooKeeper at {servers} refuses the password: give another USER:PASSWORD with --auth"
+            );
+        }
+        Some(Trouble::Certificates) => {
+            "check --tls-ca, --tls-server-name, and --tls-cert with --tls-key"
+        }
+        Some(Trouble::NoTls) => {
+            "there seems to be no TLS: leave --tls-ca out, or name the port that has it"
+        }
+        Some(Trouble::OnlyTls) => "try again, or give --tls-ca if that is a port with TLS",
+        None => "start one with 'livegate registry', or name yours with --registry",
+    };
     let cause = cause.map_or_else(|| "no answer".to_owned(), ToString::to_string);
     anyhow!(
-        "no ZooKeeper at {servers} ({}): start one with 'livegate registry', or name yours with --registry",
+        "no ZooKeeper at {servers} ({}): {advice}",
         plain(&cause, servers)
     )
 }
@@ -71,19 +76,6 @@ fn plain(cause: &str, servers: &str) -> String {
     first.into_iter().chain(characters).collect()
 }
 
-fn read_auth_file(file: &Path) -> anyhow::Result<Vec<Auth>> {
-    let name = file.display();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the file of --auth-file, {name}"))?;
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(index, line)| {
-            parse_auth(line.trim()).map_err(|error| anyhow!("{name}:{}: {error}", index + 1))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,25 +90,5 @@ mod tests {
             "127.0.0.1:2181: Connection refused"
         );
         assert_eq!(plain("cannot resolve a", servers), "cannot resolve a");
-    }
-
-    #[test]
-    fn a_file_of_identities() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("auth");
-        std::fs::write(&file, "a:b:c\n\n  d:e \n").unwrap();
-        let read: Vec<_> = read_auth_file(&file)
-            .unwrap()
-            .into_iter()
-            .map(|auth| (auth.user, auth.password))
-            .collect();
-        let pair = |user: &str, password: &str| (user.to_owned(), password.to_owned());
-        assert_eq!(read, [pair("a", "b:c"), pair("d", "e")]);
-        std::fs::write(&file, "a:b\nsecret\n").unwrap();
-        let error = read_auth_file(&file).unwrap_err().to_string();
-        assert!(
-            error.ends_with("auth:2: write it as USER:PASSWORD"),
-            "{error}"
-        );
     }
 }

@@ -51,6 +51,8 @@ pub(crate) fn livegate(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("LIVEGATE_REGISTRY")
         .env_remove("LIVEGATE_REGISTRY_AUTH")
+        .env_remove("LIVEGATE_REGISTRY_AUTH_FILE")
+        .env_remove("LIVEGATE_REGISTRY_TLS_CA")
         .env("RUST_BACKTRACE", "0");
     command
 }

@@ -22,6 +22,9 @@ use super::step::{INSPECTOR, Request, SLOTS, Step};
 /// Between two looks at the whole tree. At every second one it is emptied.
 const INSPECTION_STEPS: usize = 200;
 
+/// Between two restarts.
+const RESTART_STEPS: usize = 2_000;
+
 const PATHS: &[&str] = &[
     "/",
     "/a",
@@ -43,6 +46,10 @@ const PATHS: &[&str] = &[
     "/é",
     "/...",
     "/a/.b",
+    "/a b/%",
+    "/a b",
+    "/\u{d7ff}",
+    "/\u{f900}\u{ffef}",
     "/zookeeper",
     "/zookeeper/quota",
     "/zookeeper/config",
@@ -96,6 +103,8 @@ pub(crate) struct Generator {
     steps: usize,
     /// Steps that are decided.
     queue: Vec<Step>,
+    /// Whether the next request will not wait for an answer; see [`differences`].
+    in_burst: bool,
 }
 
 #[derive(Default)]
@@ -122,6 +131,7 @@ impl Generator {
             created: Vec::new(),
             steps: 0,
             queue: Vec::new(),
+            in_burst: false,
         }
     }
 
@@ -159,6 +169,10 @@ impl Generator {
                 return step;
             }
         }
+        if self.steps % RESTART_STEPS == RESTART_STEPS / 2 + 1 {
+            self.queue.push(Step::Inspect);
+            return Step::Restart;
+        }
         let slot = self.rng.usize(..SLOTS);
         let state = &self.slots[slot];
         if !state.has_session {
@@ -169,7 +183,8 @@ impl Generator {
             return match roll {
                 0..50 => Step::Impostor { slot },
                 50..100 => Step::Ahead { slot },
-                100..200 => self.connect(slot),
+                100..130 => self.expire(slot),
+                130..230 => self.connect(slot),
                 _ => self.attach(slot),
             };
         }
@@ -179,6 +194,14 @@ impl Generator {
             20..24 => Step::Impostor { slot },
             24..28 => Step::Ahead { slot },
             28..31 => Step::Stranger,
+            31..33 => self.expire(slot),
+            33..73 => {
+                let count = self.rng.usize(2..8);
+                self.in_burst = true;
+                let requests = (0..count).map(|_| self.plain_request(slot)).collect();
+                self.in_burst = false;
+                Step::Burst { slot, requests }
+            }
             _ => {
                 let request = self.any_request(slot);
                 Step::Request { slot, request }
@@ -221,8 +244,36 @@ impl Generator {
         }
     }
 
+    fn expire(&mut self, slot: usize) -> Step {
+        Step::Expire {
+            slot,
+            timeout_ms: self.pick(&[i32::MIN, 0, 1, 500]),
+        }
+    }
+
+    /// Long enough for the session not to end by itself.
     fn timeout(&mut self) -> i32 {
-        self.pick(&[i32::MIN, 0, 1, 30_000, 5_000_000, i32::MAX])
+        self.pick(&[3_600_000, 5_000_000, i32::MAX])
+    }
+
+    /// One that leaves the connection as it is, and is answered in turn.
+    fn plain_request(&mut self, slot: usize) -> Request {
+        match self.rng.u32(..100) {
+            0..30 => self.create(),
+            30..40 => self.delete(),
+            40..50 => self.set(),
+            50..58 => self.read(slot, OpCode::GetData),
+            58..66 => self.read(slot, OpCode::Exists),
+            66..74 => self.read(slot, OpCode::GetChildren2),
+            74..80 => {
+                let path = self.path();
+                self.finish(Body::GetAcl(PathOnly { path: &path }))
+            }
+            80..90 => self.multi(),
+            90..94 => self.multi_read(),
+            94..97 => self.add_watch(slot),
+            _ => self.small(),
+        }
     }
 
     fn any_request(&mut self, slot: usize) -> Request {
@@ -334,7 +385,7 @@ impl Generator {
     }
 
     fn set(&mut self) -> Request {
-        let path = self.path();
+        let path = self.path_to_set();
         let data = self.data();
         let version = self.version();
         self.finish(Body::SetData(SetData {
@@ -391,14 +442,15 @@ impl Generator {
                 let (flags, ttl_ms) = match kind {
                     5 => (4, 0),
                     6 => self.ttl(flags),
+                    _ if self.in_burst && matches!(flags, 5 | 6) => (0, 0),
                     _ => (flags, 0),
                 };
                 Part {
                     kind,
-                    path: if matches!(kind, 0 | 1 | 5 | 6) {
-                        self.path_to_create()
-                    } else {
-                        self.path()
+                    path: match kind {
+                        0 | 1 | 5 | 6 => self.path_to_create(),
+                        3 => self.path_to_set(),
+                        _ => self.path(),
                     },
                     data: self.data(),
                     acl: self.acl(),
@@ -545,6 +597,10 @@ impl Generator {
                 ("digest", Some(b"")),
                 ("digest", Some(b":")),
                 ("digest", Some(b"a:b:c")),
+                ("digest", Some(b"b\xffb:\xfe")),
+                ("digest", None),
+                ("x509", Some(b"CN=a")),
+                ("sasl", Some(b"bob")),
                 ("world", Some(b"anyone")),
                 ("auth", Some(b"")),
                 ("super", Some(b"super:test")),
@@ -587,7 +643,7 @@ impl Generator {
     /// What hardly anybody sends.
     fn unusual(&mut self) -> Request {
         let path = self.path();
-        match self.rng.u32(..6) {
+        match self.rng.u32(..8) {
             0 => self.finish(Body::Check(PathVersion {
                 path: &path,
                 version: 0,
@@ -626,11 +682,50 @@ impl Generator {
                     format!("{op_code:?} of {read:?} and {write:?}"),
                 )
             }
+            4 => self.multi_of_something_else(),
+            5 => self.longest(),
             _ => {
-                let op_code = self.pick(&[999, 10, -2, 0, 23, 108, i32::MIN, i32::MAX]);
+                let op_code = self.pick(&[999, 10, -1, -2, 0, 23, 108, i32::MIN, i32::MAX]);
                 self.finish_bytes(op_code, Vec::new(), "an unknown operation".to_owned())
             }
         }
+    }
+
+    fn multi_of_something_else(&mut self) -> Request {
+        let kind = self.pick(&[3, 6, 9, 14, 16, 20, 22, -1, 0, 999]);
+        let mut encoder = Encoder::default();
+        for (kind, done) in [(kind, false), (-1, true)] {
+            encoder.write(&MultiHeader {
+                kind,
+                done,
+                error: -1,
+            });
+            if !done {
+                encoder.write(&PathWatch {
+                    path: "/a",
+                    watch: false,
+                });
+            }
+        }
+        let op_code = self.pick(&[OpCode::Multi, OpCode::MultiRead]);
+        let text = format!("{op_code:?} of an operation {kind}");
+        self.finish_bytes(op_code.code(), encoder.into_bytes(), text)
+    }
+
+    /// About as long as a request may be.
+    fn longest(&mut self) -> Request {
+        const LIMIT: usize = (1 << 20) - 1;
+        let path = "/a";
+        // Header, length of the path, path, length of the data, version.
+        let overhead = 8 + 4 + path.len() + 4 + 4;
+        let length = self.pick(&[LIMIT - 1, LIMIT, LIMIT + 1, LIMIT + 1000]);
+        let mut request = self.finish(Body::SetData(SetData {
+            path,
+            data: Some(&vec![7; length - overhead]),
+            version: -1,
+        }));
+        request.text = format!("Longest SetData, {length} bytes, of {path}");
+        request
     }
 
     fn small(&mut self) -> Request {
@@ -642,9 +737,10 @@ impl Generator {
             })),
             1 => self.finish(Body::Ping(())),
             2 => self.finish(Body::WhoAmI(())),
-            3 => self.finish(Body::GetEphemerals(PathPrefix {
-                prefix: Some(only.path),
-            })),
+            3 => {
+                let prefix = (self.rng.u32(..4) > 0).then_some(only.path);
+                self.finish(Body::GetEphemerals(PathPrefix { prefix }))
+            }
             _ => self.finish(Body::GetAllChildrenNumber(only)),
         }
     }
@@ -692,14 +788,20 @@ impl Generator {
         }
     }
 
+    /// None where nothing but quotas is written.
+    fn path_to_set(&mut self) -> String {
+        let path = self.path();
+        if path.starts_with("/zookeeper/quota") {
+            return "/a".to_owned();
+        }
+        path
+    }
+
     /// More often one whose parent is there.
     fn path_to_create(&mut self) -> String {
-        let mut path = self.path();
-        if path.starts_with("/zookeeper/quota") {
-            "/a".clone_into(&mut path);
-        }
+        let mut path = self.path_to_set();
         if self.rng.u32(..8) == 0 && path.len() < 100 {
-            path.push_str(self.pick(&["/x", "/y", "/z-", "/"]));
+            path.push_str(self.pick(&["/x", "/y", "/z-", "/", "/\u{1f600}"]));
         }
         path
     }
@@ -763,6 +865,8 @@ impl Generator {
             ("ip", "127.0.0.1/x"),
             ("ip", "127.0.0"),
             ("ip", ""),
+            ("x509", "CN=a"),
+            ("sasl", "bob"),
             ("super", "super"),
             ("super", BOB),
             ("bogus", "x"),

@@ -2,7 +2,7 @@
 //! servers that did the same.
 
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use livegate_zk::jute::{Decoder, Encode, Encoder};
 use livegate_zk::proto::error_code::ErrorCode;
@@ -13,7 +13,20 @@ use livegate_zk::proto::session::{Auth, ConnectRequest, PASSWORD_BYTES, ReplyHea
 
 use super::step::{INSPECTOR, Request, SLOTS, Step};
 use super::text::Words;
+use crate::apache::ask;
 use crate::raw::{Arrival, Connection, Greeting};
+
+/// How long a server may take to notice that somebody is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at a server that takes its time.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// No session ends by itself while a test takes its time.
+const LONG_MS: i32 = 3_600_000;
+
+/// What is compared of `mntr`.
+const COUNTS: &[&str] = &["zk_znode_count", "zk_watch_count", "zk_ephemerals_count"];
 
 /// A server and everything that is known about it.
 pub(crate) struct Side {
@@ -53,17 +66,34 @@ impl Side {
             created: Vec::new(),
             tree: Vec::new(),
         };
-        side.connect(INSPECTOR, 1, Some(false));
+        side.connect(INSPECTOR, LONG_MS, Some(false));
+        side.empower();
+        let zxid = side.zxid();
+        side.words.start(zxid);
+        side
+    }
+
+    /// Lets the inspector do everything.
+    fn empower(&mut self) {
         let credential = Auth {
             kind: 0,
             scheme: "digest",
             auth: Some(b"super:test"),
         };
-        let (_, zxid) = side.ask(INSPECTOR, XID_AUTH, OpCode::Auth, &credential);
+        let (_, zxid) = self.ask(INSPECTOR, XID_AUTH, OpCode::Auth, &credential);
         assert_eq!(zxid, 0, "auth is answered without a zxid");
-        let (_, zxid) = side.ask(INSPECTOR, XID_PING, OpCode::Ping, &());
-        side.words.start(zxid);
-        side
+    }
+
+    /// The server's newest transaction.
+    fn zxid(&mut self) -> i64 {
+        self.ask(INSPECTOR, XID_PING, OpCode::Ping, &()).1
+    }
+
+    /// Closes all connections.
+    pub(crate) fn disconnect(&mut self) {
+        for slot in &mut self.slots {
+            slot.connection = None;
+        }
     }
 
     pub(crate) fn is_connected(&self, slot: usize) -> bool {
@@ -111,7 +141,17 @@ impl Side {
                 self.slots[*slot].connection = None;
                 Vec::new()
             }
-            Step::Request { slot, request } => self.request(*slot, request),
+            Step::Expire { slot, timeout_ms } => self.expire(*slot, *timeout_ms),
+            Step::Request { slot, request } => self.exchange(*slot, std::slice::from_ref(request)),
+            Step::Burst { slot, requests } => self.exchange(*slot, requests),
+            Step::Restart => {
+                let before = self.words.newest();
+                let lines = self.attach(INSPECTOR, LONG_MS, true);
+                self.empower();
+                let zxid = self.zxid();
+                self.words.start_again(zxid, before);
+                lines
+            }
             Step::Inspect => self.inspect(),
         };
         lines.extend(self.settle(step));
@@ -181,6 +221,24 @@ impl Side {
         lines
     }
 
+    /// Waits for the end of the slot's session, after making it a short one.
+    fn expire(&mut self, slot: usize, timeout_ms: i32) -> Vec<String> {
+        let mut lines = self.attach(slot, timeout_ms, false);
+        self.slots[slot].connection = None;
+        if self.slots[slot].session.take().is_some() {
+            // Nobody else does anything meanwhile.
+            let deadline = Instant::now() + PATIENCE;
+            while self.zxid() <= self.words.newest() {
+                if Instant::now() > deadline {
+                    lines.push("the session does not end".to_owned());
+                    break;
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        }
+        lines
+    }
+
     /// Says hello with a changed session of a slot, on a connection that is not kept.
     fn claim(
         &mut self,
@@ -219,47 +277,76 @@ impl Side {
         }
     }
 
-    fn request(&mut self, slot: usize, request: &Request) -> Vec<String> {
+    /// Sends requests, and then takes what comes until the last one is answered.
+    fn exchange(&mut self, slot: usize, requests: &[Request]) -> Vec<String> {
         let Some(mut connection) = self.slots[slot].connection.take() else {
             return vec!["not connected".to_owned()];
         };
-        let mut body = request.body.clone();
-        if let (Some(count), Some(field)) = (request.transactions_ago, body.first_chunk_mut::<8>())
-        {
-            *field = (self.words.newest() - count)
-                .max(self.words.first())
-                .to_be_bytes();
-        }
-        connection.request(request.xid, request.op_code, &body);
-        let op_code = OpCode::from_code(request.op_code);
-        let mut lines = Vec::new();
-        loop {
-            let arrival = connection.receive();
-            lines.push(self.words.arrival(&arrival, op_code));
-            match arrival {
-                Arrival::Event(..) => continue,
-                Arrival::Reply(header, body) => {
-                    self.note_created(op_code, &header, &body);
-                    let refused = [ErrorCode::Unimplemented, ErrorCode::AuthFailed];
-                    if refused.iter().any(|error| error.code() == header.error) {
-                        // The server ends the connection; when, is its own affair.
-                        lines.push(self.rest(&mut connection));
-                    } else {
-                        self.slots[slot].connection = Some(connection);
-                    }
-                }
-                Arrival::Scrap(_) | Arrival::Silence => {
-                    self.slots[slot].connection = Some(connection);
-                }
-                Arrival::Closed => {}
+        for request in requests {
+            let mut body = request.body.clone();
+            if let (Some(count), Some(field)) =
+                (request.transactions_ago, body.first_chunk_mut::<8>())
+            {
+                *field = self.words.ago(count).to_be_bytes();
             }
-            break;
+            connection.request(request.xid, request.op_code, &body);
         }
-        let closed = op_code == Some(OpCode::CloseSession);
-        if closed && lines.last().is_some_and(|line| line.contains("ok")) {
-            self.slots[slot].session = None;
+        let mut lines = Vec::new();
+        let mut is_open = true;
+        for request in requests {
+            is_open = self.answer(slot, &mut connection, request, &mut lines);
+            if !is_open {
+                break;
+            }
+        }
+        if is_open {
+            self.slots[slot].connection = Some(connection);
         }
         lines
+    }
+
+    /// Takes what comes until a request is answered. Whether the connection is still there.
+    fn answer(
+        &mut self,
+        slot: usize,
+        connection: &mut Connection,
+        request: &Request,
+        lines: &mut Vec<String>,
+    ) -> bool {
+        let op_code = OpCode::from_code(request.op_code);
+        let is_close = op_code == Some(OpCode::CloseSession);
+        let mut events = Vec::new();
+        loop {
+            let arrival = connection.receive();
+            let line = self.words.arrival(&arrival, op_code);
+            if matches!(arrival, Arrival::Event(..)) {
+                events.push(line);
+                continue;
+            }
+            if is_close {
+                // Of the ephemeral nodes, which go in no particular order.
+                events.sort();
+            }
+            lines.append(&mut events);
+            lines.push(line);
+            return match arrival {
+                Arrival::Event(..) | Arrival::Closed => false,
+                Arrival::Scrap(_) | Arrival::Silence => true,
+                Arrival::Reply(header, body) => {
+                    self.note_created(op_code, &header, &body);
+                    if is_close && header.error == 0 {
+                        self.slots[slot].session = None;
+                    }
+                    let refused = [ErrorCode::Unimplemented, ErrorCode::AuthFailed];
+                    let is_refused = refused.iter().any(|error| error.code() == header.error);
+                    if is_refused {
+                        // The server ends the connection; when, is its own affair.
+                        lines.push(self.rest(connection));
+                    }
+                    !is_refused
+                }
+            };
+        }
     }
 
     fn note_created(&mut self, op_code: Option<OpCode>, header: &ReplyHeader, body: &[u8]) {
@@ -306,8 +393,12 @@ impl Side {
                 self.slots[number].connection = Some(connection);
             }
             // Ephemeral nodes of a session are deleted in no particular order.
-            if matches!(step, Step::Request { request, .. } if request.op_code == OpCode::CloseSession.code())
-            {
+            let ends_session = match step {
+                Step::Request { request, .. } => request.op_code == OpCode::CloseSession.code(),
+                Step::Expire { .. } => true,
+                _ => false,
+            };
+            if ends_session {
                 arrived.sort();
             }
             lines.extend(arrived);
@@ -350,6 +441,42 @@ impl Side {
             }
         }
         self.tree = paths;
+        lines.extend(self.counts());
+        lines
+    }
+
+    /// What the server counts, once it has noticed who is gone.
+    fn counts(&self) -> Vec<String> {
+        let open = self.slots.iter().filter(|slot| slot.connection.is_some());
+        // The one that asks is counted, too.
+        let expected = format!("zk_num_alive_connections\t{}", open.count() + 1);
+        let monitor = || ask(self.address, "mntr").unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !monitor().lines().any(|line| line.trim_end() == expected) {
+            if Instant::now() > deadline {
+                return vec![format!("not {expected:?}")];
+            }
+            std::thread::park_timeout(LOOK);
+        }
+        let answer = monitor();
+        let counted = |line: &&str| COUNTS.iter().any(|count| line.starts_with(count));
+        let mut lines: Vec<_> = answer
+            .lines()
+            .filter(counted)
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        lines.sort();
+        let dump = ask(self.address, "dump").unwrap();
+        let mut sessions: Vec<_> = dump
+            .lines()
+            .filter_map(|line| line.strip_prefix("\t0x"))
+            .map(|id| {
+                self.words
+                    .session(i64::from_str_radix(id.trim_end(), 16).unwrap())
+            })
+            .collect();
+        sessions.sort();
+        lines.push(format!("sessions: {}", sessions.join(", ")));
         lines
     }
 

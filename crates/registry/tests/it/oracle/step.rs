@@ -33,8 +33,14 @@ pub(crate) enum Step {
     Ahead { slot: usize },
     /// The slot's connection is closed, its session is not.
     Drop { slot: usize },
+    /// The slot's session is made a short one and left alone until it is over.
+    Expire { slot: usize, timeout_ms: i32 },
     /// A request on the slot's connection.
     Request { slot: usize, request: Request },
+    /// Requests on the slot's connection that do not wait for each other's answers.
+    Burst { slot: usize, requests: Vec<Request> },
+    /// The server ends and starts again where it was.
+    Restart,
     /// The whole tree is compared.
     Inspect,
 }

@@ -26,8 +26,9 @@ const CLOCK_SLACK_MS: i64 = 5_000;
 
 #[derive(Default)]
 pub(crate) struct Words {
-    /// What the first transaction is counted as.
-    first_zxid: i64,
+    /// From which zxid on transactions are counted, and what that one is counted as: the registry leaves zxids out
+    /// each time it starts.
+    epochs: Vec<(i64, i64)>,
     newest_zxid: i64,
     /// Identities of sessions, in the order in which they were made.
     sessions: Vec<i64>,
@@ -42,14 +43,30 @@ impl Words {
     /// Counts from this zxid on.
     pub(crate) fn start(&mut self, zxid: i64) {
         assert!(zxid > 0, "making a session is a transaction");
-        self.first_zxid = zxid;
+        self.epochs = vec![(zxid, 0)];
         self.newest_zxid = zxid;
         self.moment();
     }
 
-    /// The zxid from which on is counted.
-    pub(crate) fn first(&self) -> i64 {
-        self.first_zxid
+    /// The server has started again, and this is its newest zxid now.
+    pub(crate) fn start_again(&mut self, zxid: i64, before: i64) {
+        let number = self.number(before).unwrap();
+        self.epochs.push((zxid, number));
+    }
+
+    /// How many transactions there have been up to this one, unless it is older than the first.
+    fn number(&self, zxid: i64) -> Option<i64> {
+        let mut epochs = self.epochs.iter().rev();
+        let (first, number) = epochs.find(|(first, _)| *first <= zxid)?;
+        Some(number + zxid - first)
+    }
+
+    /// The zxid this many transactions before the newest, but not before the first.
+    pub(crate) fn ago(&self, count: i64) -> i64 {
+        let wanted = (self.number(self.newest_zxid).unwrap() - count).max(0);
+        let mut epochs = self.epochs.iter().rev();
+        let (first, number) = epochs.find(|(_, number)| *number <= wanted).unwrap();
+        first + wanted - number
     }
 
     /// The newest zxid that any answer had.
@@ -229,7 +246,7 @@ impl Words {
     }
 
     fn check_time(&mut self, zxid: i64, time: i64) {
-        if zxid < self.first_zxid {
+        if self.number(zxid).is_none() {
             if time != 0 {
                 self.complaints
                     .push(format!("zxid {zxid} has the time {time}"));
@@ -259,14 +276,13 @@ impl Words {
     }
 
     fn zxid(&self, zxid: i64) -> String {
-        if self.first_zxid > 0 && zxid >= self.first_zxid {
-            format!("z+{}", zxid - self.first_zxid)
-        } else {
-            zxid.to_string()
+        match self.number(zxid) {
+            Some(number) => format!("z+{number}"),
+            None => zxid.to_string(),
         }
     }
 
-    fn session(&self, id: i64) -> String {
+    pub(crate) fn session(&self, id: i64) -> String {
         match self.sessions.iter().position(|&session| session == id) {
             Some(number) => format!("session {number}"),
             None if id == 0 => "none".to_owned(),

@@ -1,4 +1,9 @@
-//! The servers that the client is tested against: the same tests for both.
+//! The servers that tests run against: the same tests for both.
+
+#![allow(
+    dead_code,
+    reason = "shared by tests that each need another part of it"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,6 +11,7 @@ use std::time::Duration;
 use livegate_zk::client::{Client, ConnectOptions};
 
 use crate::apache::{self, Apache};
+use crate::connect;
 use crate::embedded::Embedded;
 
 /// Which server it is.
@@ -39,16 +45,20 @@ impl Server {
     /// Starts a server with ticks of this length; sessions time out after 2 to 20 of them. `None`, with
     /// a line that says so, where there is no such server.
     pub(crate) async fn start(kind: Kind, tick: Duration) -> Option<Self> {
-        match kind {
-            Kind::Apache => Apache::start(tick).await.map(Self::Apache),
-            Kind::Embedded => Some(Self::Embedded(Embedded::start(tick))),
-        }
+        Some(match kind {
+            Kind::Apache => {
+                let mut server = Apache::new(tick)?;
+                server.run_async().await;
+                Self::Apache(server)
+            }
+            Kind::Embedded => Self::Embedded(Embedded::start(tick)),
+        })
     }
 
     /// Starts it again, which must not run, and waits until it serves.
     pub(crate) async fn run(&mut self) {
         match self {
-            Self::Apache(server) => server.run().await,
+            Self::Apache(server) => server.run_async().await,
             Self::Embedded(server) => server.run(),
         }
     }
@@ -78,7 +88,7 @@ impl Server {
 
     /// Options to connect to it, with the shortest waits.
     pub(crate) fn options(&self) -> ConnectOptions {
-        apache::options(&self.address().to_string())
+        connect::options(&self.address().to_string())
     }
 
     /// A client of it.
@@ -87,8 +97,8 @@ impl Server {
     }
 
     /// The answer to a four-letter word.
-    pub(crate) async fn ask(&self, word: &str) -> std::io::Result<String> {
-        apache::ask(self.address(), word).await
+    pub(crate) async fn ask(&self, word: &'static str) -> std::io::Result<String> {
+        apache::ask_async(self.address(), word).await
     }
 
     /// How many watches the server holds: one for each path, connection and table (data, children).

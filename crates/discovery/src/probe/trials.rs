@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use livegate_discovery::{Doubt, Endpoint, EndpointKey};
+use crate::endpoint::{Endpoint, EndpointKey};
+use crate::updater::Doubt;
 
 /// The trials of one service.
 #[derive(Debug)]
-pub struct Trials {
+pub(crate) struct Trials {
     trials: BTreeMap<EndpointKey, Trial>,
     /// Those whose doubt is gone, and since when.
     cleared: BTreeMap<EndpointKey, Instant>,
@@ -47,7 +48,7 @@ const JITTER: f64 = 0.2;
 
 impl Trials {
     /// No trials yet; `seed` fixes the jitter.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             trials: BTreeMap::new(),
             cleared: BTreeMap::new(),
@@ -57,7 +58,7 @@ impl Trials {
     }
 
     /// Tries these from now on, and no others. New ones are due at once.
-    pub fn watch<'a>(
+    pub(crate) fn watch<'a>(
         &mut self,
         doubts: impl Iterator<Item = (&'a Arc<Endpoint>, Doubt)>,
         now: Instant,
@@ -90,7 +91,7 @@ impl Trials {
     }
 
     /// When the next trial is due.
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.trials
             .values()
             .filter(|trial| !trial.is_running)
@@ -99,7 +100,7 @@ impl Trials {
     }
 
     /// The trials that are due. Each is taken to run until it is [recorded](Self::record).
-    pub fn take_due(&mut self, now: Instant) -> Vec<(Arc<Endpoint>, Doubt)> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<(Arc<Endpoint>, Doubt)> {
         let mut due = Vec::new();
         for trial in self
             .trials
@@ -113,7 +114,7 @@ impl Trials {
     }
 
     /// A trial has ended; if the doubt stands, the next one follows after a pause.
-    pub fn record(&mut self, key: EndpointKey, doubt: Doubt, now: Instant) {
+    pub(crate) fn record(&mut self, key: EndpointKey, doubt: Doubt, now: Instant) {
         let Some(trial) = self
             .trials
             .get_mut(&key)
@@ -138,7 +139,9 @@ impl Trials {
 
 #[cfg(test)]
 mod tests {
-    use livegate_discovery::{Instance, Policy, Snapshot, channel};
+    use crate::balancer::channel;
+    use crate::policy::Policy;
+    use crate::snapshot::{Instance, Snapshot};
 
     use super::*;
 

@@ -1,68 +1,27 @@
-//! What tests need of a registry, and what they do with any.
+//! What all tests do with a registry.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use livegate_discovery::{Discovery, DiscoveryOptions, InstanceId, Snapshot};
-use livegate_zk::client::{Client, ConnectOptions, Op};
+use livegate_zk::client::{Client, Op};
 use livegate_zk::proto::acl::Acl;
 use livegate_zk::proto::create_mode::CreateMode;
 use tokio::sync::watch;
 
-/// A registry under a test's control. Tests are written against this, so that each is run on Apache
-/// ZooKeeper and on the embedded one.
-pub(crate) trait Backend {
-    /// Where it listens, also after a restart.
-    fn address(&self) -> SocketAddr;
+use crate::connect::options;
+use crate::server::{Kind, Server};
 
-    /// Ends it at once, as `kill -9` does.
-    fn kill(&mut self);
-
-    /// Starts it again, and waits until it serves.
-    async fn run(&mut self);
-
-    /// Deletes everything that it, which must not run, has stored.
-    fn wipe(&self);
-
-    /// A client of it.
-    async fn client(&self) -> Client {
-        connect(self.address()).await
-    }
+/// An empty registry, whose sessions time out after 3 to 30 s.
+pub(crate) async fn start(kind: Kind) -> Option<Server> {
+    Server::start(kind, Duration::from_millis(1500)).await
 }
 
-/// Tests that take an empty [`Backend`], for every server there is.
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod apache {
-            $(#[tokio::test] async fn $test() {
-                if let Some(server) = crate::apache::Apache::start().await {
-                    super::$test(server).await;
-                }
-            })*
-        }
-        mod embedded {
-            $(#[tokio::test] async fn $test() {
-                super::$test(crate::embedded::Embedded::start()).await;
-            })*
-        }
-    };
-}
-pub(crate) use on_both;
-
+/// A client of whoever listens there.
 pub(crate) async fn connect(address: SocketAddr) -> Client {
-    Client::connect(options(address)).await.unwrap()
-}
-
-/// Options for a test, with times that also do for a machine with too much to do.
-pub(crate) fn options(address: SocketAddr) -> ConnectOptions {
-    ConnectOptions {
-        session_timeout: Duration::from_secs(30),
-        operation_timeout: Duration::from_secs(60),
-        connect_timeout: Some(Duration::from_secs(2)),
-        backoff: (Duration::from_millis(10), Duration::from_millis(200)),
-        ..ConnectOptions::new(&address.to_string()).unwrap()
-    }
+    let options = options(&address.to_string());
+    Client::connect(options).await.unwrap()
 }
 
 pub(crate) fn discovery(client: &Client) -> Discovery {

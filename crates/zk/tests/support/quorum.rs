@@ -2,14 +2,15 @@
 
 use std::fmt::Write;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use livegate_zk::client::{Client, ConnectOptions, ConnectionState};
 
-use crate::apache::{ask, options, spawn, take_turn, watches};
+use crate::apache::{ask_async, free_ports, log, own_ip, spawn, take_turn, watches};
+use crate::connect::options;
 
 /// How many servers there are.
 pub(crate) const SERVERS: usize = 3;
@@ -38,10 +39,7 @@ impl Ensemble {
     /// Java or no ZooKeeper.
     pub(crate) async fn start() -> Option<Self> {
         let turn = take_turn()?;
-        // A killed server's ports must be free when it comes back. Connections to anywhere in 127/8 come from
-        // 127.0.0.1, so on an address of its own nobody takes them meanwhile.
-        let mut source = fastrand::Rng::new();
-        let ip = Ipv4Addr::new(127, source.u8(1..), source.u8(..), source.u8(1..255));
+        let ip = own_ip();
         let ports = free_ports(ip, 3 * SERVERS);
         let directory = tempfile::tempdir().unwrap();
         let mut servers = String::new();
@@ -84,7 +82,7 @@ impl Ensemble {
     pub(crate) fn launch(&mut self, number: usize) {
         assert!(self.members[number].process.is_none());
         // A server alone asks again for votes at least this often (the default is a minute).
-        let properties = ["-Dzookeeper.fastleader.maxNotificationInterval=1000"];
+        let properties = ["-Dzookeeper.fastleader.maxNotificationInterval=1000".to_owned()];
         self.members[number].process = Some(spawn(&self.home(number), &properties));
     }
 
@@ -108,7 +106,7 @@ impl Ensemble {
     }
 
     fn log(&self, number: usize) -> String {
-        std::fs::read_to_string(self.home(number).join("server.log")).unwrap_or_default()
+        log(&self.home(number))
     }
 
     /// The servers that run.
@@ -120,7 +118,7 @@ impl Ensemble {
 
     /// What a server is: `leader` or `follower`, or `None` while it does not serve.
     async fn mode(&self, number: usize) -> Option<String> {
-        let answer = ask(self.address(number), "srvr").await.ok()?;
+        let answer = ask_async(self.address(number), "srvr").await.ok()?;
         let mode = answer
             .lines()
             .find_map(|line| line.strip_prefix("Mode: "))?;
@@ -182,16 +180,4 @@ pub(crate) fn options_for(servers: [SocketAddr; SERVERS]) -> ConnectOptions {
         session_timeout: 20 * TICK,
         ..options(&servers.map(|server| server.to_string()).join(","))
     }
-}
-
-/// Ports that are free now.
-fn free_ports(ip: Ipv4Addr, count: usize) -> Vec<u16> {
-    // All bound before the first is closed, so that they differ.
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind((ip, 0)).unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
