@@ -38,37 +38,32 @@ pub struct Options {
 pub enum Whitelist {
     /// All.
     All,
-    /// These.
+    /// These, and `srvr`, which Apache ZooKeeper answers whatever the list says.
     Only(Vec<FourLetterWord>),
 }
 
 impl Whitelist {
-    /// Reads a list as in `4lw.commands.whitelist`: words separated by commas, or `*`.
-    ///
-    /// # Errors
-    /// The word that is none.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if text.split(',').any(|word| word.trim() == "*") {
-            return Ok(Self::All);
+    /// Reads a list as in `4lw.commands.whitelist`: words separated by commas, or `*`. What is no word is without
+    /// effect, as it is for Apache ZooKeeper, and returned.
+    pub fn parse(text: &str) -> (Self, Vec<String>) {
+        let mut known = Vec::new();
+        let mut others = Vec::new();
+        for word in text.split(',').map(str::trim) {
+            let letters = <[u8; 4]>::try_from(word.as_bytes()).ok();
+            match letters.and_then(FourLetterWord::detect) {
+                Some(word) => known.push(word),
+                None if word == "*" => return (Self::All, Vec::new()),
+                None if word.is_empty() => {}
+                None => others.push(word.to_owned()),
+            }
         }
-        let words = text
-            .split(',')
-            .map(str::trim)
-            .filter(|word| !word.is_empty());
-        let known = |word: &str| {
-            let first = <[u8; 4]>::try_from(word.as_bytes()).ok()?;
-            FourLetterWord::detect(first)
-        };
-        words
-            .map(|word| known(word).ok_or_else(|| word.to_owned()))
-            .collect::<Result<_, _>>()
-            .map(Self::Only)
+        (Self::Only(known), others)
     }
 
     pub(crate) fn allows(&self, word: FourLetterWord) -> bool {
         match self {
             Self::All => true,
-            Self::Only(words) => words.contains(&word),
+            Self::Only(words) => word == FourLetterWord::Srvr || words.contains(&word),
         }
     }
 }
@@ -111,17 +106,17 @@ mod tests {
 
     #[test]
     fn whitelists() {
-        assert_eq!(Whitelist::parse("*"), Ok(Whitelist::All));
+        assert_eq!(Whitelist::parse("*"), (Whitelist::All, vec![]));
+        let two = vec![FourLetterWord::Ruok, FourLetterWord::Mntr];
         assert_eq!(
-            Whitelist::parse(" ruok, mntr"),
-            Ok(Whitelist::Only(vec![
-                FourLetterWord::Ruok,
-                FourLetterWord::Mntr
-            ]))
+            Whitelist::parse(" ruok,, no, mntr nope, mntr"),
+            (
+                Whitelist::Only(two),
+                vec!["no".to_owned(), "mntr nope".to_owned()]
+            )
         );
-        assert_eq!(Whitelist::parse("ruok,nope"), Err("nope".to_owned()));
-        assert_eq!(Whitelist::parse(""), Ok(Whitelist::Only(Vec::new())));
-        assert!(Whitelist::default().allows(FourLetterWord::Srvr));
+        assert_eq!(Whitelist::parse(""), (Whitelist::Only(vec![]), vec![]));
+        assert!(Whitelist::Only(Vec::new()).allows(FourLetterWord::Srvr));
         assert!(!Whitelist::default().allows(FourLetterWord::Ruok));
     }
 }

@@ -7,10 +7,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use crate::options::Whitelist;
 
 /// No `zoo.cfg` is larger: a file that is was named by mistake.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// No request may be longer than this, whatever the file says: half of what may wait for a client to read it, since
+/// whoever wrote a node wants to read it, too.
+const REQUEST_BYTES_MOST: usize = 8 * 1024 * 1024;
+
+const SHA1_BYTES: usize = 20;
 
 /// What a `zoo.cfg` says of things that this server has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +39,12 @@ pub struct ZooCfg {
     pub client_connections_max: Option<u32>,
     /// `4lw.commands.whitelist`.
     pub four_letter_words: Option<Whitelist>,
+    /// `DigestAuthenticationProvider.superDigest`: who may do everything, as `user:base64(sha1(user:password))`.
+    pub super_digest: Option<String>,
+    /// `jute.maxbuffer`: bytes of the longest request.
+    pub request_bytes_max: Option<usize>,
+    /// `znode.container.checkIntervalMs`: how often containers and nodes with a time to live are looked at.
+    pub reap_interval: Option<Duration>,
     /// Keys in the file that have no effect here, in the order of the file.
     pub ignored: Vec<String>,
     /// What the operator should know, in whole sentences.
@@ -145,7 +159,39 @@ impl ZooCfg {
                     entry.number("the connections of one address are a number, 0 for no bound")?,
                 );
             }
-            "4lw.commands.whitelist" => self.four_letter_words = Some(entry.words()?),
+            "4lw.commands.whitelist" => {
+                let (words, others) = Whitelist::parse(&entry.value);
+                if !others.is_empty() {
+                    self.warnings.push(format!(
+                        "line {}: 4lw.commands.whitelist has what is no four-letter word: {}",
+                        entry.line,
+                        others.join(", ")
+                    ));
+                }
+                self.four_letter_words = Some(words);
+            }
+            // ZooKeeper makes a system property of a key that it does not know. The last two it takes from the
+            // command line of its Java alone, which there is none of here.
+            "DigestAuthenticationProvider.superDigest"
+            | "zookeeper.DigestAuthenticationProvider.superDigest" => {
+                self.super_digest = Some(entry.digest()?);
+            }
+            "jute.maxbuffer" => {
+                let expected = "the bytes of a request are a number, from 64 to 8388608";
+                let bytes: usize = entry.number(expected)?;
+                if !(64..=REQUEST_BYTES_MOST).contains(&bytes) {
+                    return Err(entry.error(expected));
+                }
+                self.request_bytes_max = Some(bytes);
+            }
+            "znode.container.checkIntervalMs" => {
+                let expected = "an interval is a number of milliseconds, at least 1";
+                let milliseconds: u32 = entry.number(expected)?;
+                if milliseconds == 0 {
+                    return Err(entry.error(expected));
+                }
+                self.reap_interval = Some(Duration::from_millis(milliseconds.into()));
+            }
             key => {
                 if !self.ignored.iter().any(|ignored| ignored == key) {
                     self.ignored.push(key.to_owned());
@@ -200,9 +246,14 @@ impl Entry {
         }
     }
 
-    fn words(&self) -> Result<Whitelist, ZooCfgError> {
-        let expected = "the words are separated by commas, like \"ruok, srvr\", or \"*\" for all";
-        Whitelist::parse(&self.value).map_err(|_| self.error(expected))
+    fn digest(&self) -> Result<String, ZooCfgError> {
+        let expected = "a name and a hash should be there, as user:base64(sha1(user:password))";
+        let text = self.text(expected)?;
+        let hash = text.split_once(':').map(|(_, hash)| BASE64.decode(hash));
+        match hash {
+            Some(Ok(hash)) if hash.len() == SHA1_BYTES => Ok(text.to_owned()),
+            Some(_) | None => Err(self.error(expected)),
+        }
     }
 }
 
@@ -364,12 +415,35 @@ mod tests {
             ZooCfg::parse("minSessionTimeout=-1").unwrap(),
             ZooCfg::default()
         );
+        let mistaken = ZooCfg::parse("4lw.commands.whitelist=ruok srvr, stat").unwrap();
+        let stat = Whitelist::Only(vec![FourLetterWord::Stat]);
+        assert_eq!(mistaken.four_letter_words, Some(stat));
+        assert_eq!(
+            mistaken.warnings,
+            ["line 1: 4lw.commands.whitelist has what is no four-letter word: ruok srvr"]
+        );
         let listed = ZooCfg::parse("4lw.commands.whitelist = ruok, *").unwrap();
         assert_eq!(listed.four_letter_words, Some(Whitelist::All));
         let host = ZooCfg::parse("clientPortAddress=zoo.example.com")
             .unwrap()
             .client_port_address;
         assert_eq!(host, Some(ListenHost::Name("zoo.example.com".to_owned())));
+    }
+
+    #[test]
+    fn what_else_is_a_system_property_of_java() {
+        let text = "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=\n\
+                    jute.maxbuffer=4194304\nznode.container.checkIntervalMs=1000\n";
+        let cfg = ZooCfg::parse(text).unwrap();
+        let expected = ZooCfg {
+            super_digest: Some("super:D/InIHSb7yEEbrWz8b9l71RjZJU=".to_owned()),
+            request_bytes_max: Some(4 << 20),
+            reap_interval: Some(Duration::from_secs(1)),
+            ..ZooCfg::default()
+        };
+        assert_eq!(cfg, expected);
+        let prefixed = ZooCfg::parse(&format!("zookeeper.{text}")).unwrap();
+        assert_eq!(prefixed, expected);
     }
 
     #[test]
@@ -390,8 +464,13 @@ mod tests {
             ),
             ("maxClientCnxns=-1", "line 1: maxClientCnxns is \"-1\": "),
             (
-                "4lw.commands.whitelist=ruok srvr",
-                "line 1: 4lw.commands.whitelist is ",
+                "DigestAuthenticationProvider.superDigest=super:test",
+                "line 1: DigestAuthenticationProvider.superDigest is \"super:test\": ",
+            ),
+            ("jute.maxbuffer=0", "line 1: jute.maxbuffer is \"0\": "),
+            (
+                "znode.container.checkIntervalMs=0",
+                "line 1: znode.container.checkIntervalMs is ",
             ),
             ("a=\\u00g0", "line 1: \\u must be followed"),
             ("a=\\u12", "line 1: \\u must be followed"),

@@ -1,7 +1,7 @@
 //! `livegate registry`: the embedded registry alone.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,6 +111,13 @@ fn options(arguments: &Arguments) -> anyhow::Result<Options> {
     if let Some(words) = cfg.four_letter_words {
         options.four_letter_words = words;
     }
+    options.super_digest = cfg.super_digest;
+    if let Some(bytes) = cfg.request_bytes_max {
+        options.request_bytes_max = bytes;
+    }
+    if let Some(interval) = cfg.reap_interval {
+        options.reap_interval = interval;
+    }
     Ok(options)
 }
 
@@ -137,9 +144,20 @@ fn listen_of(cfg: &ZooCfg) -> anyhow::Result<SocketAddr> {
             .ok()
             .and_then(|mut addresses| addresses.next())
             .with_context(|| format!("clientPortAddress: {name} has no address"))?,
-        (None, Some(port)) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+        (None, Some(port)) => SocketAddr::new(everywhere(), port),
         (None, None) => LISTEN,
     })
+}
+
+/// The address that stands for all: of both families, as Java has it, where the kernel takes both by one socket.
+fn everywhere() -> IpAddr {
+    let v6_takes_v4 = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only")
+        .is_ok_and(|only_v6| only_v6.trim() == "0");
+    if v6_takes_v4 && UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +171,8 @@ mod tests {
         std::fs::write(
             &file,
             "tickTime=500\ndataDir=/var/lib/zookeeper\nclientPort=2182\nmaxClientCnxns=0\n\
-             4lw.commands.whitelist=*\n",
+             4lw.commands.whitelist=*\nznode.container.checkIntervalMs=1000\njute.maxbuffer=4194304\n\
+             DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=\n",
         )
         .unwrap();
         let mut arguments = Arguments {
@@ -162,10 +181,14 @@ mod tests {
             zoo_cfg: Some(file),
         };
         let from_file = options(&arguments).unwrap();
-        assert_eq!(from_file.listen, "0.0.0.0:2182".parse().unwrap());
+        assert!(from_file.listen.ip().is_unspecified());
+        assert_eq!(from_file.listen.port(), 2182);
         assert_eq!(from_file.data_dir, Path::new("/var/lib/zookeeper"));
         assert_eq!(from_file.tick_time, Duration::from_millis(500));
         assert_eq!(from_file.connections_per_address_max, 0);
+        assert_eq!(from_file.reap_interval, Duration::from_secs(1));
+        assert_eq!(from_file.request_bytes_max, 4 << 20);
+        assert!(from_file.super_digest.is_some());
         arguments.listen = Some("[::1]:1".parse().unwrap());
         arguments.data_dir = Some("here".into());
         let from_both = options(&arguments).unwrap();

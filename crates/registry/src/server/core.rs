@@ -157,6 +157,8 @@ impl Core {
         outgoing: OwnedWriteHalf,
         address: SocketAddr,
     ) -> Option<Rc<Connection>> {
+        // A socket of both families names IPv4 clients by addresses that are made up.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let of_address = self.by_address.entry(address.ip()).or_default();
         let max = self.options.connections_per_address_max;
         if max > 0 && *of_address >= max {

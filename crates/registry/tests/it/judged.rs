@@ -51,7 +51,7 @@ impl Judged {
             session_timeout_min: Some(settings.timeouts.0),
             session_timeout_max: Some(settings.timeouts.1),
             connections_per_address_max: settings.connections_max,
-            four_letter_words: Whitelist::parse(settings.whitelist).unwrap(),
+            four_letter_words: Whitelist::parse(settings.whitelist).0,
             super_digest: Some(SUPER_DIGEST.to_owned()),
             reap_interval: Duration::from_secs(86_400),
             ..Options::new(listen, directory.path())
