@@ -32,7 +32,8 @@ pub(crate) struct Sessions {
     next_id: i64,
     sessions: HashMap<i64, Session>,
     by_expiry: BTreeMap<u64, BTreeSet<i64>>,
-    last_tick: u64,
+    /// When it was last asked whose time is over; `None` as long as nobody has.
+    last_tick: Option<u64>,
 }
 
 impl Sessions {
@@ -43,7 +44,7 @@ impl Sessions {
             next_id: 0,
             sessions: HashMap::new(),
             by_expiry: BTreeMap::new(),
-            last_tick: 0,
+            last_tick: None,
         }
     }
 
@@ -158,12 +159,12 @@ impl Sessions {
     /// When this was not asked for more than two ticks, the process did not run: its clients may have been
     /// heard from by the kernel, and all sessions get the time that was lost.
     pub(crate) fn next_expired(&mut self, now_ms: u64) -> Option<i64> {
-        let lost = now_ms.saturating_sub(self.last_tick);
-        if self.last_tick > 0 && lost > 2 * self.tick_ms {
+        let last_tick = self.last_tick.replace(now_ms);
+        let lost = now_ms.saturating_sub(last_tick.unwrap_or(now_ms));
+        if lost > 2 * self.tick_ms {
             tracing::warn!("the registry did not run for {lost} ms: sessions are given that time");
             self.postpone(lost.div_ceil(self.tick_ms) * self.tick_ms);
         }
-        self.last_tick = now_ms;
         let (&expires, ids) = self.by_expiry.first_key_value()?;
         (expires <= now_ms).then(|| ids.first().copied()).flatten()
     }
@@ -250,6 +251,15 @@ mod tests {
             .step_by(1000)
             .find(|&now| sessions.next_expired(now).is_some());
         assert_eq!(over, Some(65_000));
+    }
+
+    #[test]
+    fn not_even_right_after_the_start() {
+        let mut sessions = sessions();
+        let id = sessions.new_id();
+        assert_eq!(sessions.next_expired(0), None);
+        sessions.open(id, 4000, 0);
+        assert_eq!(sessions.next_expired(60_000), None);
     }
 
     #[test]
