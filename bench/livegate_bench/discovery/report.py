@@ -47,11 +47,11 @@ def register_text(found):
 
 
 def death_text(found):
-    rows = [["kills", *_QUANTILE_HEADINGS, "requests sent after it", "most", "client errors", "of"]]
+    rows = [["kills", *_QUANTILE_HEADINGS, "requests sent after the signal", "most", "client errors", "of"]]
     picks = found["picks"]
     rows.append([str(len(picks)), *_quantiles(found["last_ms"]), f"{sum(picks) / len(picks):.1f}", str(max(picks)),
                  str(sum(found["errors"].values())), str(found["requests"])])
-    return "kill -9 of an instance until the last request is sent to it\n" + table(rows)
+    return "end of an instance (kill -9) until the last request is sent to it\n" + table(rows)
 
 
 def restart_text(found):
