@@ -3,8 +3,6 @@
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -12,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import install, profile, proxies, replies, report, scenarios
-from .arguments import cpus, names, positive
+from .arguments import cpus, names, positive, run_program, show
 from .machine import describe, take_turn
 from .measure import Bench, measure
 from .origin import Origin
@@ -111,10 +109,6 @@ def _run_scenario(options, bench, scenario):
     warm_up = replace(bench, seconds=min(1.0, bench.seconds))
     warm_scenario = scenarios.select(["small"], 1)[0] if scenario.kind == "idle" else scenario
 
-    def show(text):
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
     requests = {name: [] for name in options.proxies}
     with ExitStack() as stack:
         running = {}
@@ -190,17 +184,7 @@ def _run(options):
 
 def main():
     """Exit codes: 0 done (and all valid, targets met), 1 not so, 2 wrong usage, 130 interrupted."""
-    options = _arguments()
-    # SIGTERM ends like Ctrl-C: through the clean-up. A shell's background job starts with SIGINT ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return 130
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    return run_program(_run, _arguments())
 
 
 sys.exit(main())

@@ -2,6 +2,29 @@
 
 import argparse
 import os
+import signal
+import subprocess
+import sys
+
+
+def run_program(run, options):
+    """Runs a benchmark and returns its exit code: that of `run`, 1 after a failure, 130 when it was interrupted."""
+    # SIGTERM ends like Ctrl-C: through the clean-up. A shell's background job starts with SIGINT ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        return 130
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+def show(text):
+    """What is being done, on a terminal's last line; nothing for a file."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def cpus(text):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import install, registry_report, registry_servers
-from .arguments import cpus, names, positive
+from .arguments import cpus, names, positive, run_program, show
 from .machine import describe, fsync_us, take_turn
 from .process import Child, cpu_between, raise_descriptor_limit, read_host, read_on_time
 from .registry_report import LOADS
@@ -139,16 +138,16 @@ def _loads(bench):
         for registry in registries:
             bench.run(registry, "prepare", str(_SHARED_NODES), str(_BYTES))
             for operation in dict.fromkeys(load.operation for load in bench.options.loads):
-                _show(f"warming up {registry.kind.name}: {operation}")
+                show(f"warming up {registry.kind.name}: {operation}")
                 warm = registry_report.Load(operation, 64, 16)
                 _measure_load(bench, registry, warm, _WARM_UP_SECONDS)
         for number in range(bench.options.rounds):
             for load in bench.options.loads:
                 for registry in registries if number % 2 == 0 else registries[::-1]:
-                    _show(f"round {number + 1} of {bench.options.rounds}: {load.name}, {registry.kind.name}")
+                    show(f"round {number + 1} of {bench.options.rounds}: {load.name}, {registry.kind.name}")
                     entry = _measure_load(bench, registry, load, bench.options.seconds)
                     results[load.name][registry.kind.name].append(entry)
-    _show("")
+    show("")
     return results
 
 
@@ -159,10 +158,10 @@ def _fanout(bench):
     for kind in bench.options.kinds:
         with ExitStack() as stack:
             registry = bench.start(stack, kind)
-            _show(f"{_WATCHERS} watchers: {kind.name}")
+            show(f"{_WATCHERS} watchers: {kind.name}")
             found = bench.run(registry, "fanout", str(_WATCHERS), str(skip + 4 * bench.options.rounds))
             results[kind.name] = {key: found[key][skip:] for key in ("last_us", "set_us")}
-    _show("")
+    show("")
     return results
 
 
@@ -173,14 +172,14 @@ def _memory(bench):
     for kind in kinds:
         starts, restarts = [], []
         for _ in range(bench.options.rounds):
-            _show(f"start-up: {kind.name}")
+            show(f"start-up: {kind.name}")
             with ExitStack() as stack:
                 registry = bench.start(stack, kind)
                 starts.append(registry.start_ms)
                 time.sleep(1)
                 empty, _ = registry.child.read_memory()
         with ExitStack() as stack:
-            _show(f"{_FILL_NODES} nodes: {kind.name}")
+            show(f"{_FILL_NODES} nodes: {kind.name}")
             registry = bench.start(stack, kind)
             bench.run(registry, "fill", str(_FILL_NODES), str(_BYTES))
             time.sleep(1)
@@ -193,13 +192,8 @@ def _memory(bench):
                 reloaded, _ = registry.child.read_memory()
         results[kind.name] = {"start_ms": starts, "restart_ms": restarts, "empty_kib": empty, "full_kib": full,
                               "reloaded_kib": reloaded}
-    _show("")
+    show("")
     return results
-
-
-def _show(text):
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _run(options):
@@ -238,17 +232,7 @@ def _run(options):
 
 def main():
     """Exit codes: 0 done (and with --check all targets met), 1 not so, 2 wrong usage, 130 interrupted."""
-    options = _arguments()
-    # As in bench/run: SIGTERM ends through the clean-up, and a background job is not deaf to SIGINT.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return 130
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    return run_program(_run, _arguments())
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ import argparse
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from .. import install
-from ..arguments import cpus, names
+from ..arguments import cpus, names, run_program, show
 from ..machine import describe, fsync_us, take_turn
 from ..process import raise_descriptor_limit, read_on_time
 from ..registry_report import verdict_text
@@ -61,11 +59,6 @@ def _programs(options):
     return programs
 
 
-def _show(text):
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
 def _run(options):
     with ExitStack() as stack:
         take_turn(stack, WORK.parent)
@@ -81,12 +74,12 @@ def _run(options):
                  "settings": {"quick": options.quick, "profile": options.profile}}
         print(report.header(about), flush=True)
         read_on_time()
-        bench = Bench(programs, WORK, options.gateway_cpus, options.load_cpus, options.quick, _show)
+        bench = Bench(programs, WORK, options.gateway_cpus, options.load_cpus, options.quick, show)
         results = {}
         for part in options.parts:
             measure, text = _PARTS[part]
             results[part] = measure(bench)
-            _show("")
+            show("")
             print("\n" + text(results[part]), flush=True)
         found = report.verdicts(results)
         print("\n" + verdict_text(found))
@@ -98,17 +91,7 @@ def _run(options):
 
 def main():
     """Exit codes: 0 done (and with --check all targets met), 1 not so, 2 wrong usage, 130 interrupted."""
-    options = _arguments()
-    # As in bench/run: SIGTERM ends through the clean-up, and a background job is not deaf to SIGINT.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return 130
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    return run_program(_run, _arguments())
 
 
 if __name__ == "__main__":

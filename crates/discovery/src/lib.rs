@@ -32,7 +32,7 @@
 //! evidence for the next picks; picking again with those that were tried is a retry:
 //!
 //! ```no_run
-//! # async fn get(address: std::net::SocketAddr) -> std::io::Result<u16> { unimplemented!("{address}") }
+//! # async fn get(address: std::net::SocketAddr) -> std::io::Result<u16> { Err(std::io::Error::other(format!("{address}"))) }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::{Duration, Instant};
 //!

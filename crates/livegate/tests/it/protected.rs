@@ -18,23 +18,12 @@ use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::origin::Origin;
 use crate::harness::port::Port;
 use crate::harness::wait::holds_within;
-use crate::harness::zookeeper::{Kind, ZooKeeper};
+use crate::harness::zookeeper::{Kind, ZooKeeper, on_both};
 
 const TICK: Duration = Duration::from_millis(500);
 
 /// A registry with an ensemble of Java machines may take its time.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod embedded {
-            $(#[test] fn $test() { super::$test(super::Kind::Embedded); })*
-        }
-        mod apache {
-            $(#[test] fn $test() { super::$test(super::Kind::Apache); })*
-        }
-    };
-}
 
 on_both! {
     a_gateway_reads_and_drains_what_only_its_identity_may
@@ -63,8 +52,8 @@ fn wait_long_until(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(PATIENCE, condition), "waited for: {what}");
 }
 
-/// What an administrator does once: only `me` may do anything with services and with what gateways write.
-fn protect(server: &ZooKeeper) {
+/// Does something as the one who may.
+fn as_me<T>(server: &ZooKeeper, act: impl AsyncFnOnce(&Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +63,15 @@ fn protect(server: &ZooKeeper) {
         options.operation_timeout = Duration::from_secs(40);
         options.credentials.push(Credential::digest("me", "hush"));
         let client = Client::connect(options).await.unwrap();
+        let done = act(&client).await;
+        client.close().await;
+        done
+    })
+}
+
+/// What an administrator does once: only `me` may do anything with services and with what gateways write.
+fn protect(server: &ZooKeeper) {
+    as_me(server, async |client| {
         for node in [
             "/services",
             "/services/orders",
@@ -86,22 +84,12 @@ fn protect(server: &ZooKeeper) {
                 .await
                 .unwrap();
         }
-        client.close().await;
     });
 }
 
 fn acl_of(server: &ZooKeeper, path: &str) -> Vec<(Permissions, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut options = ConnectOptions::new(&server.address().to_string()).unwrap();
-        options.operation_timeout = Duration::from_secs(40);
-        options.credentials.push(Credential::digest("me", "hush"));
-        let client = Client::connect(options).await.unwrap();
+    as_me(server, async |client| {
         let (list, _) = client.acl(path).await.unwrap();
-        client.close().await;
         list.iter()
             .map(|acl| (acl.permissions, acl.scheme.to_string()))
             .collect()

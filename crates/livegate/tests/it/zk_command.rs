@@ -9,25 +9,13 @@ use serde_json::{Value, json};
 
 use crate::harness::command::{Ended, Running, livegate, run};
 use crate::harness::port::Port;
-use crate::harness::zookeeper::{Kind, ZooKeeper};
+use crate::harness::zookeeper::{Kind, ZooKeeper, on_both};
 
 /// Sessions of up to 30 s.
 const TICK: Duration = Duration::from_millis(1500);
 
 /// Sessions of at most 3 s.
 const SHORT_TICK: Duration = Duration::from_millis(150);
-
-/// The tests below that take the kind of the server, for both kinds.
-macro_rules! on_both {
-    ($($test:ident)*) => {
-        mod embedded {
-            $(#[test] fn $test() { super::$test(super::Kind::Embedded); })*
-        }
-        mod apache {
-            $(#[test] fn $test() { super::$test(super::Kind::Apache); })*
-        }
-    };
-}
 
 on_both! {
     nodes_are_created_read_changed_and_deleted

@@ -14,6 +14,19 @@ use crate::apache::{Apache, ask};
 /// How long a start on a busy machine may take.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Tests that take the kind of the server, for both kinds.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        mod embedded {
+            $(#[test] fn $test() { super::$test(super::Kind::Embedded); })*
+        }
+        mod apache {
+            $(#[test] fn $test() { super::$test(super::Kind::Apache); })*
+        }
+    };
+}
+pub(crate) use on_both;
+
 /// Which server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
