@@ -100,6 +100,7 @@
 mod acl;
 mod balance;
 mod balancer;
+mod courtesy;
 mod dice;
 pub mod drain;
 mod endpoint;

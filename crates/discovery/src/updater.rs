@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::balance::Rotation;
 use crate::balance::slots::Place;
 use crate::balancer::Shared;
+use crate::courtesy::{FEW, Turn, give_way_after};
 use crate::endpoint::{Endpoint, EndpointKey, Grade, nanos};
 use crate::policy::{Balance, Policy};
 use crate::snapshot::{Instance, InstanceId, Instances};
@@ -434,6 +435,7 @@ impl Updater {
         let is_table_due = self.table_due.is_some_and(|due| due <= now);
         let may_lag = self.view_due.is_some_and(|due| due > now);
         if (self.is_dirty || is_news || is_table_due) && !may_lag {
+            give_way_after(self.entries.len());
             self.publish(now);
             self.view_due = view_pause(self.entries.len()).map(|pause| now + pause);
         }
@@ -555,6 +557,7 @@ impl Updater {
 
     fn publish(&mut self, now: Instant) {
         self.is_dirty = false;
+        let mut turn = Turn::begin();
         for id in &self.restless {
             let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.is_news()) else {
                 continue;
@@ -575,14 +578,20 @@ impl Updater {
                 weight: weight * u64::from(member.warmth_tenths),
             };
             self.roll.put(id, place, grade, member);
+            turn.give_way();
         }
+        let many = self.entries.len();
+        give_way_after(many);
         self.roll.settle();
+        give_way_after(many);
         let rows = self.roll.rows();
         let accepts = accepted(&self.roll.tally(), self.policy.panic_percent);
         let up_to = |worst: Grade| -> Vec<Place> {
             let graded = rows.iter().filter(|row| row.grade <= worst);
             graded.map(|row| row.place).collect()
         };
+        let places = up_to(accepts);
+        give_way_after(many);
         let is_keyed = self.policy.balance.is_keyed();
         let open: Box<[Place]> = if is_keyed {
             up_to(Grade::Dead).into()
@@ -598,12 +607,14 @@ impl Updater {
         let rotation = Rotation::new(
             self.policy.balance,
             self.roll.slots(),
-            &up_to(accepts),
+            &places,
             open,
             Some(&before.rotation),
             may_lag,
         );
-        self.shared.view.store(Arc::new(View {
+        drop(before);
+        give_way_after(many);
+        let view = View {
             revision: self.revision,
             status: self.contact.status,
             status_since: self.contact.status_since,
@@ -615,8 +626,12 @@ impl Updater {
             seats: rows.iter().map(|row| row.place.seat).collect(),
             slots: self.roll.slots().clone(),
             shadowed: Arc::clone(&self.shadowed),
-        }));
+        };
+        let before = self.shared.view.swap(Arc::new(view));
         self.shared.published.notify_waiters();
+        give_way_after(many);
+        drop(before);
+        give_way_after(many);
     }
 }
 
@@ -624,7 +639,6 @@ impl Updater {
 /// nanoseconds for each endpoint, of which a 100th of a processor is spent on it at most: requests may
 /// be waiting for that processor. Of few endpoints it is made at once.
 fn view_pause(endpoints: usize) -> Option<Duration> {
-    const FEW: usize = 1024;
     const PAUSE_EACH: Duration = Duration::from_micros(10);
     const PAUSE_LONGEST: Duration = Duration::from_millis(100);
     let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);

@@ -6,6 +6,7 @@
 //! unfit one are hashed again, so that nobody else's move.
 
 use crate::balance::slots::{Place, Slot, Slots};
+use crate::courtesy::Turn;
 use crate::dice::{index_below, mix};
 use crate::endpoint::Endpoint;
 
@@ -85,7 +86,10 @@ fn fill(slots: &Slots, places: &[Place]) -> Box<[u16]> {
     }
     let mut table = vec![FREE; usize::try_from(TABLE_SIZE).expect("it is small")];
     let mut free = table.len();
+    let mut turn = Turn::begin();
     loop {
+        // As many steps as there are places, in rounds of one for each endpoint.
+        turn.give_way();
         for candidate in &mut candidates {
             candidate.owed += candidate.share;
             if candidate.owed < 1.0 {

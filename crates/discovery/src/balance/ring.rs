@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::balance::slots::{Place, Slot, Slots};
+use crate::courtesy::give_way_after;
 use crate::dice::mix;
 use crate::endpoint::{Endpoint, EndpointKey};
 use points::{Change, Points};
@@ -50,7 +51,9 @@ impl Ring {
     /// those that did not change are taken over.
     pub(crate) fn new(slots: Slots, made_from: Box<[Place]>, before: Option<&Self>) -> Self {
         let counts: Box<[u64]> = point_counts(&made_from).collect();
+        give_way_after(made_from.len());
         let changes = changes(&slots, &made_from, &counts, before);
+        give_way_after(made_from.len());
         let address = |seat| Some(slots.get(seat)?.endpoint.address());
         let points = match before {
             Some(before) => before.points.changed(changes, address),

@@ -5,6 +5,8 @@
 //! to zero after a round of as many steps as the weights sum up to, so a round is an array and a
 //! pick is one addition to a shared cursor.
 
+use crate::courtesy::give_way_after;
+
 /// One round, as indices from 0 to n-1.
 #[derive(Debug, Default)]
 pub(crate) struct Sequence(Box<[u32]>);
@@ -76,6 +78,7 @@ fn round(weights: &[u64]) -> Box<[u32]> {
         class.weight * members
     });
     let total = sums.sum();
+    give_way_after(weights.len());
     (0..total).map(|_| step(&mut classes, total)).collect()
 }
 

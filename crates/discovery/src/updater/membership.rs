@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::courtesy::Turn;
 use crate::endpoint::{Endpoint, Grade};
 use crate::shared_map::Difference;
 use crate::snapshot::{Instance, InstanceId, Snapshot};
@@ -70,6 +71,7 @@ impl Updater {
         let ids = self.touched_ids(&changes, &touched);
         let ages = self.ages(snapshot, goes_on, now);
         let mut transitions = Vec::new();
+        let mut turn = Turn::begin();
         let Moves {
             superseded,
             renamed,
@@ -82,6 +84,7 @@ impl Updater {
         for instance in self.update(&touched, &mut transitions, now) {
             let changes = self.join(&instance, &ages, now).into_iter();
             transitions.extend(changes.map(|change| change.of(&instance.id, now)));
+            turn.give_way();
         }
         let is_file = was_file || self.contact.is_file();
         self.judge(missing, is_file, snapshot, &mut transitions, now);

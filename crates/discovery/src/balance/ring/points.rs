@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::courtesy::Turn;
 use crate::dice::index_below;
 
 /// Points on the circle in the order of their places, and of one place in that of their owners'
@@ -33,11 +34,15 @@ impl Points {
     ) -> Self {
         // Whoever sits on another one's seat comes after that one has gone.
         changes.sort_unstable_by_key(|change| (change.place, change.comes));
+        let mut turn = Turn::begin();
         let room = self.places.len() + changes.len();
         let mut places = Vec::with_capacity(room);
         let mut owners = Vec::with_capacity(room);
         let mut copied = 0;
-        for run in changes.chunk_by(|a, b| a.place == b.place) {
+        for (index, run) in changes.chunk_by(|a, b| a.place == b.place).enumerate() {
+            if index % 256 == 0 {
+                turn.give_way();
+            }
             let place = run[0].place;
             let rest = &self.places[copied..];
             let start = copied + rest.partition_point(|&other| other < place);
@@ -64,6 +69,7 @@ impl Points {
         }
         places.extend_from_slice(&self.places[copied..]);
         owners.extend_from_slice(&self.owners[copied..]);
+        turn.give_way();
         let starts = starts(&places);
         Self {
             places,
