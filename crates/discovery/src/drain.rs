@@ -19,7 +19,7 @@
 //! and by the instance's next incarnation when it drains itself.
 //!
 //! [`Registration::drain`](crate::registrar::Registration::drain) is the instance's side, [`DrainBoard`] is
-//! the gateway's.
+//! the gateway's, and that of [clients](crate::finder::Finder::acknowledge_drains) that want to be waited for.
 
 mod board;
 mod ledger;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 use livegate_zk::path::{self, PathError};
 
+use crate::snapshot::InstanceState;
+use crate::view::{EndpointState, Member, Reason, View};
 pub use board::{Announcement, DrainBoard};
 pub(crate) use outgoing::Outgoing;
 
@@ -115,6 +117,26 @@ impl std::borrow::Borrow<str> for InstancePath {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a balancer has let go of an instance that wants to leave, by its latest view: it knows that the
+/// instance does, and no request of its own is in flight there; or it does not know this instance. `false` may be
+/// because the balancer has not heard of it yet.
+#[must_use]
+pub fn has_let_go(view: &View, path: &InstancePath, request: DrainRequest) -> bool {
+    let name = path::name(path.as_str());
+    // A former incarnation at the same address: the view is from before the one that leaves.
+    let concerns = |member: &&Member| {
+        let czxid = member.instance.incarnation.czxid;
+        czxid == request.czxid || czxid < request.czxid && member.instance.id.as_str() == name
+    };
+    // The registry has said so, or whoever operates the gateway.
+    let leaves = |member: &Member| {
+        let is_drained = |reason: &Reason| reason.state == EndpointState::Draining;
+        member.instance.state != InstanceState::Up || member.reasons.iter().any(is_drained)
+    };
+    let mut members = view.members().iter().filter(concerns);
+    members.all(|member| leaves(member) && member.endpoint.is_idle())
 }
 
 /// The czxid in the data of a drain or of an acknowledgement.

@@ -42,12 +42,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use livegate_zk::path::PathError;
-use tokio::sync::watch;
+use livegate_zk::client::Client;
+use livegate_zk::path::{self, PathError};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::balancer::{Balancer, channel};
+use crate::drain::{Announcement, DrainBoard, InstancePath, has_let_go};
 use crate::endpoint::EndpointKey;
 use crate::layout::Layout;
 use crate::pick::{NoEndpoint, Pick};
@@ -80,6 +83,7 @@ enum Source {
         service: String,
         layout: Layout,
         saved: Option<SavedSnapshots>,
+        acknowledges_drains: bool,
     },
     List(Arc<[SocketAddr]>),
     Snapshots(watch::Receiver<Arc<Snapshot>>),
@@ -98,6 +102,7 @@ impl Finder {
             service: service.to_owned(),
             layout: Layout::default(),
             saved: None,
+            acknowledges_drains: false,
         };
         Self::of(source, None)
     }
@@ -153,6 +158,22 @@ impl Finder {
         self
     }
 
+    /// Instances that [drain](crate::drain) wait for this client as they do for gateways: until no call of its own
+    /// is in flight there. For calls that nobody may repeat, on connections that are kept. Each drain costs the
+    /// registry one more node, so without it the instances go when the gateways have let go of them, and calls
+    /// that they refuse then go to others. Of the registry only.
+    #[must_use]
+    pub fn acknowledge_drains(mut self) -> Self {
+        if let Source::Registry {
+            acknowledges_drains,
+            ..
+        } = &mut self.source
+        {
+            *acknowledges_drains = true;
+        }
+        self
+    }
+
     /// How to balance, and what speaks against an instance, to begin with.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
@@ -190,7 +211,7 @@ impl Finder {
     /// # Panics
     /// Outside a Tokio runtime with time and I/O enabled.
     pub fn start(self) -> Result<ServiceClient, PathError> {
-        let (mut watch, mut keeper) = (None, None);
+        let (mut watch, mut keeper, mut registry) = (None, None, None);
         let (name, snapshots, weights) = match self.source {
             Source::Registry {
                 discovery,
@@ -198,8 +219,10 @@ impl Finder {
                 service,
                 layout,
                 saved,
+                acknowledges_drains,
             } => {
                 let path = format!("{}/{service}", root.trim_end_matches('/'));
+                registry = acknowledges_drains.then(|| discovery.client().clone());
                 let known = saved.as_ref().and_then(|saved| saved.load(&path));
                 let options = ServiceOptions {
                     layout,
@@ -229,6 +252,7 @@ impl Finder {
         let (updater, balancer) = channel(self.policy, fastrand::u64(..));
         let (policy, policies) = watch::channel(self.policy);
         let (history, histories) = watch::channel(History::default());
+        let acknowledging = registry.map(|client| Acknowledging::start(client, &name, &balancer));
         let task = Task::new(name, updater, self.checks, self.connect_timeout, history);
         let mut tasks = JoinSet::new();
         let run = task.start(snapshots, policies);
@@ -243,6 +267,7 @@ impl Finder {
                 weights,
                 histories,
                 tasks: Mutex::new(tasks),
+                acknowledging: Mutex::new(acknowledging),
             }),
         })
     }
@@ -263,6 +288,7 @@ struct Shared {
     histories: watch::Receiver<History>,
     /// Dropping the set aborts the task.
     tasks: Mutex<JoinSet<()>>,
+    acknowledging: Mutex<Option<Acknowledging>>,
 }
 
 /// Who is told of other weights.
@@ -342,16 +368,62 @@ impl ServiceClient {
         Events::new(self.shared.histories.clone())
     }
 
-    /// Ends probes and watches, for all clones, and waits for that. Picks go on from what was known last.
+    /// Ends probes and watches, for all clones, and waits for that. Picks go on from what was known last, and
+    /// instances that drain do not wait for them.
     ///
     /// # Cancel safety
     ///
     /// Everything ends all the same, but unobserved.
     pub async fn close(&self) {
-        let tasks = self.shared.tasks.lock();
-        let mut tasks = std::mem::take(&mut *tasks.unwrap_or_else(PoisonError::into_inner));
+        let acknowledging = take(&self.shared.acknowledging);
+        let mut tasks = take(&self.shared.tasks);
         tasks.shutdown().await;
+        if let Some(acknowledging) = acknowledging {
+            acknowledging.end().await;
+        }
     }
+}
+
+/// Tells instances that drain when no call is in flight to them any more. Ends when it is dropped, too.
+#[derive(Debug)]
+struct Acknowledging {
+    /// Never used but by being dropped.
+    until: oneshot::Sender<()>,
+    tasks: TaskTracker,
+}
+
+impl Acknowledging {
+    fn start(client: Client, service: &str, balancer: &Balancer) -> Self {
+        let id = format!("{:016x}", fastrand::u64(..));
+        let announcement = Announcement::of_this_process(env!("CARGO_PKG_VERSION"));
+        let board =
+            DrainBoard::start(client, &id, &announcement).expect("sixteen digits are a name");
+        let (until, ended) = oneshot::channel();
+        let (service, balancer) = (service.to_owned(), balancer.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(async move {
+            let lets_go = |instance: &InstancePath, request| {
+                path::parent(instance.as_str()) != Some(service.as_str())
+                    || has_let_go(&balancer.view(), instance, request)
+            };
+            tokio::select! {
+                never = board.acknowledge_when(lets_go) => match never {},
+                _ = ended => {}
+            }
+            board.end().await;
+        });
+        tasks.close();
+        Self { until, tasks }
+    }
+
+    async fn end(self) {
+        drop(self.until);
+        self.tasks.wait().await;
+    }
+}
+
+fn take<T: Default>(shared: &Mutex<T>) -> T {
+    std::mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn listed(revision: u64, addresses: &[SocketAddr], weights: &Weights) -> Snapshot {

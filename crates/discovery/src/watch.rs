@@ -193,6 +193,10 @@ impl Discovery {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> Arc<WatchStats> {

@@ -1,6 +1,7 @@
 //! The gateway's side: which instances want to leave, and telling them that they may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use livegate_zk::proto::error_code::ErrorCode;
 use livegate_zk::proto::watch::AddWatchMode;
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
 
 use super::ledger::Ledger;
 use super::{DRAINS, DrainRequest, GATEWAYS, InstancePath};
@@ -37,6 +38,19 @@ pub struct Announcement {
     pub pid: u32,
 }
 
+impl Announcement {
+    /// Of this process, with the version of its program.
+    #[must_use]
+    pub fn of_this_process(version: &str) -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        Self {
+            version: version.to_owned(),
+            host: host.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned()),
+            pid: std::process::id(),
+        }
+    }
+}
+
 /// A gateway's view of the drains in the registry, and its announcement there.
 ///
 /// From [`start`](Self::start) on, instances that drain wait for this gateway to
@@ -47,16 +61,23 @@ pub struct Announcement {
 /// - of any other: stop sending it new requests, and acknowledge when the last one that is in flight there
 ///   has ended. That holds also when the instance has vanished from the list meanwhile.
 ///
-/// Drains stay published while the registry cannot be reached. Close the client when the gateway ends, or
-/// drop it: instances wait for the announcement until the session is over.
+/// [`acknowledge_when`](Self::acknowledge_when) does so.
+///
+/// Drains stay published while the registry cannot be reached. When the board is dropped it takes its
+/// announcement back in the background; [`end`](Self::end) waits for that. If the client is closed or the
+/// process ends before, instances wait for the announcement until the session is over.
 #[derive(Debug)]
 pub struct DrainBoard {
     drains: watch::Receiver<Arc<BTreeMap<InstancePath, DrainRequest>>>,
     announced: watch::Receiver<bool>,
     faults: watch::Receiver<Option<Arc<str>>>,
+    /// The task ends when it is dropped.
     wanted: watch::Sender<BTreeMap<InstancePath, i64>>,
-    _task: JoinSet<()>,
+    tasks: TaskTracker,
 }
+
+/// How often it is looked whether an instance that wants to leave has been let go of.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl DrainBoard {
     /// Announces a gateway under this id, which no other may have, and watches for drains. Both go on
@@ -117,15 +138,66 @@ impl DrainBoard {
                 suspects: BTreeMap::new(),
             },
         };
-        let mut tasks = JoinSet::new();
+        let tasks = TaskTracker::new();
         tasks.spawn(task.run());
+        tasks.close();
         Ok(Self {
             drains,
             announced,
             faults,
             wanted,
-            _task: tasks,
+            tasks,
         })
+    }
+
+    /// Takes the announcement back, so that no instance waits for this one any longer.
+    ///
+    /// # Cancel safety
+    ///
+    /// It ends all the same, but unobserved.
+    pub async fn end(self) {
+        drop(self.wanted);
+        self.tasks.wait().await;
+    }
+
+    /// Acknowledges every drain as soon as `lets_go` says so: no request of ours is on its way to the instance,
+    /// nor will be. It is asked when a drain comes, and every 20 ms for as long as there are others. Never ends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn acknowledge_when(
+        &self,
+        mut lets_go: impl FnMut(&InstancePath, DrainRequest) -> bool,
+    ) -> Infallible {
+        let mut drains = self.drains();
+        let mut acknowledged: BTreeSet<(InstancePath, i64)> = BTreeSet::new();
+        loop {
+            let open = Arc::clone(&drains.borrow_and_update());
+            acknowledged.retain(|(path, czxid)| {
+                open.get(path)
+                    .is_some_and(|request| request.czxid == *czxid)
+            });
+            let mut is_waiting = false;
+            for (path, request) in open.iter() {
+                let key = (path.clone(), request.czxid);
+                if acknowledged.contains(&key) {
+                    continue;
+                }
+                if lets_go(path, *request) {
+                    self.acknowledge(path, request.czxid);
+                    acknowledged.insert(key);
+                } else {
+                    is_waiting = true;
+                }
+            }
+            tokio::select! {
+                // None comes any more when the client is closed.
+                Ok(()) = drains.changed() => {}
+                () = sleep(LOOK), if is_waiting => {}
+                else => std::future::pending().await,
+            }
+        }
     }
 
     /// The drains that are open, whole and from now on.
@@ -199,14 +271,30 @@ impl Task {
         loop {
             let begun = std::time::Instant::now();
             match self.serve().await {
-                Ok(()) => return,
+                Ok(()) => break,
                 Err(error) if is_closed(&error) => return,
                 Err(error) => {
                     self.report(&error);
                     backoff.holds(begun);
-                    sleep(backoff.after_loss(std::time::Instant::now())).await;
+                    let pause = sleep(backoff.after_loss(std::time::Instant::now()));
+                    tokio::pin!(pause);
+                    let is_dropped = loop {
+                        tokio::select! {
+                            () = &mut pause => break false,
+                            changed = self.wanted.changed() => if changed.is_err() {
+                                break true;
+                            },
+                        }
+                    };
+                    if is_dropped {
+                        break;
+                    }
                 }
             }
+        }
+        if *self.announced.borrow() {
+            // If that fails, it goes with the session.
+            let _ = self.client.delete(&self.path, None).await;
         }
     }
 

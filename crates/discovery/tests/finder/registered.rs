@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use livegate_discovery::drain::GATEWAYS;
 use livegate_discovery::finder::Finder;
 use livegate_discovery::registrar::{Registrar, Registration};
 use livegate_discovery::{EndpointState, NoEndpoint, SavedSnapshots, Status, Weights};
@@ -186,4 +187,66 @@ async fn what_is_not_there_is_waited_for() {
     })
     .await;
     assert!(Finder::new(client, "a//b").start().is_err());
+}
+
+#[tokio::test]
+async fn an_instance_that_drains_waits_for_the_calls_of_a_client_that_acknowledges() {
+    let registry = Embedded::start(TICK);
+    let a = Process::start(&registry).await;
+    let b = Process::start(&registry).await;
+    let client = connect(registry.address());
+    let finder = Finder::new(client.clone(), "orders").acknowledge_drains();
+    let service = finder.start().unwrap();
+    announced(&client, 1).await;
+    until("both are known", || service.view().members().len() == 2).await;
+
+    // A call to it is in flight.
+    let (leaving, other) = (a.instance.address, b.instance.address);
+    let pick = loop {
+        let pick = service.pick(None, &[]).unwrap();
+        if pick.endpoint().address() == leaving {
+            break pick;
+        }
+    };
+    let mut draining = tokio::task::JoinSet::new();
+    draining.spawn(async move { a.registration.drain(PATIENCE).await });
+    until_state(&service, leaving, EndpointState::Draining).await;
+    for _ in 0..10 {
+        let pick = service.pick(None, &[]).unwrap();
+        assert_eq!(pick.endpoint().address(), other);
+    }
+    // Longer than it would wait if nobody were announced.
+    let early = tokio::time::timeout(Duration::from_millis(1200), draining.join_next()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(pick);
+    let departure = draining.join_next().await.unwrap().unwrap();
+    assert_eq!(departure.acknowledged.len(), 1, "{departure:?}");
+    assert!(
+        departure.removed && departure.silent.is_empty(),
+        "{departure:?}"
+    );
+
+    // A client that is closed is not waited for, nor one that is dropped.
+    let second = Finder::new(client.clone(), "orders").acknowledge_drains();
+    let second = second.start().unwrap();
+    announced(&client, 2).await;
+    drop(second);
+    announced(&client, 1).await;
+    service.close().await;
+    assert_eq!(client.children(GATEWAYS).await.unwrap().len(), 0);
+}
+
+/// Waits until so many clients and gateways are waited for.
+async fn announced(client: &Client, count: usize) {
+    let wait = async {
+        loop {
+            match client.children(GATEWAYS).await {
+                Ok(names) if names.len() == count => return,
+                Err(error) if !error.is_no_node() => panic!("{error}"),
+                Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("{count} announcements"));
 }
