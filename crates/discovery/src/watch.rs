@@ -38,6 +38,7 @@ mod look_up;
 mod model;
 #[cfg(test)]
 mod model_tests;
+mod names;
 mod pace;
 mod root;
 mod roster;

@@ -16,6 +16,7 @@ use livegate_zk::proto::stat::Stat;
 use livegate_zk::proto::watch::EventKind;
 
 use super::backoff;
+use super::names::Names;
 use super::roster::Roster;
 use crate::layout::{self, Layout};
 use crate::snapshot::Incarnation;
@@ -25,9 +26,6 @@ pub(super) const NODES_MAX: usize = 100_000;
 
 /// How long a reconcile waits for names to be looked up before it goes on without them.
 const NAMES_GRACE: Duration = Duration::from_secs(1);
-
-/// A node that is new or changed has its name looked up again, unless that was done so short a time ago.
-const NAMES_FRESH: Duration = Duration::from_secs(5);
 
 /// The service's own node, and the directory of its children.
 const SELF: &str = "";
@@ -114,16 +112,6 @@ struct Directory {
 enum Again {
     Directory(Arc<str>),
     Node(Arc<str>),
-    Name(Arc<str>),
-}
-
-/// How far the looking up of a host name is.
-#[derive(Debug, Default)]
-struct LookUp {
-    /// It is queued or under way.
-    is_asked: bool,
-    failures: u32,
-    found_at: Option<Instant>,
 }
 
 /// See the module.
@@ -139,8 +127,7 @@ pub(super) struct Model {
     exists: bool,
     queue: VecDeque<Again>,
     later: BTreeSet<(Instant, Again)>,
-    names: HashMap<Arc<str>, LookUp>,
-    names_queue: VecDeque<Arc<str>>,
+    names: Names,
     generations: u64,
     gone: Vec<Arc<str>>,
     /// A reconcile is under way.
@@ -160,8 +147,7 @@ impl Model {
             exists: false,
             queue: VecDeque::new(),
             later: BTreeSet::new(),
-            names: HashMap::new(),
-            names_queue: VecDeque::new(),
+            names: Names::default(),
             generations: 0,
             gone: Vec::new(),
             is_reconciling: false,
@@ -353,8 +339,6 @@ impl Model {
                         });
                     }
                 }
-                // Names have a queue of their own.
-                Again::Name(_) => {}
             }
         }
         None
@@ -362,24 +346,20 @@ impl Model {
 
     /// The next host name to look up.
     pub(super) fn next_look_up(&mut self) -> Option<Arc<str>> {
-        while let Some(host) = self.names_queue.pop_front() {
-            if self.roster.needs(&host) {
-                return Some(host);
-            }
-            self.names.remove(&host);
-        }
-        None
+        self.names.next(|host| self.roster.needs(host))
     }
 
     /// When [`wake`](Self::wake) has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         let names = self.names_awaited_until.filter(|_| self.is_reconciling);
         let later = self.later.first().map(|(due, _)| *due);
-        [names, later].into_iter().flatten().min()
+        let times = [names, later, self.names.due()];
+        times.into_iter().flatten().min()
     }
 
     /// Asks again what is due.
     pub(super) fn wake(&mut self, now: Instant) {
+        self.names.wake(now);
         while let Some((due, _)) = self.later.first()
             && *due <= now
             && let Some((_, again)) = self.later.pop_first()
@@ -398,7 +378,6 @@ impl Model {
                         self.want(&node, question);
                     }
                 }
-                Again::Name(host) => self.want_look_up(&host),
             }
         }
     }
@@ -600,19 +579,9 @@ impl Model {
         let content = content.map_err(|error| error.to_string());
         self.roster.put(node, &label, incarnation, content);
         for host in self.roster.take_unknown() {
-            let found_at = self.names.get(&host).and_then(|name| name.found_at);
-            let is_fresh =
-                found_at.is_some_and(|at| now.saturating_duration_since(at) < NAMES_FRESH);
-            if !is_fresh || !self.roster.is_found(&host) {
-                self.want_look_up(&host);
+            if !self.names.is_fresh(&host, now) || !self.roster.is_found(&host) {
+                self.names.want(&host);
             }
-        }
-    }
-
-    fn want_look_up(&mut self, host: &Arc<str>) {
-        let name = self.names.entry(Arc::clone(host)).or_default();
-        if !std::mem::replace(&mut name.is_asked, true) {
-            self.names_queue.push_back(Arc::clone(host));
         }
     }
 
@@ -624,18 +593,9 @@ impl Model {
         now: Instant,
     ) {
         if self.roster.needs(host) {
-            let name = self.names.entry(Arc::clone(host)).or_default();
-            name.is_asked = false;
-            if outcome.is_ok() {
-                name.failures = 0;
-                name.found_at = Some(now);
-            } else {
-                name.failures += 1;
-                let due = now + backoff::delay(name.failures);
-                self.later.insert((due, Again::Name(Arc::clone(host))));
-            }
+            self.names.looked_up(host, outcome.is_ok(), now);
         } else {
-            self.names.remove(host);
+            self.names.forget(host);
         }
         self.roster.looked_up(host, outcome);
     }
