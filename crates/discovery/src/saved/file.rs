@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::snapshot::{Incarnation, Instance, InstanceId, InstanceState, Snapshot, Status};
+use crate::courtesy::Turn;
+use crate::snapshot::{
+    Incarnation, Instance, InstanceId, InstanceState, Instances, Snapshot, Status,
+};
 
 /// The format. Another number is not understood.
 const VERSION: u32 = 1;
@@ -26,16 +29,35 @@ const FILES_MAX: usize = 10_000;
 /// The longest file name but for its ending; file systems allow 255 bytes.
 const NAME_BYTES_MAX: usize = 200;
 
+/// So much is written at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// How file names end.
 const ENDING: &str = "json";
 
 #[derive(Serialize, Deserialize)]
-struct Saved<'a> {
+struct Saved<'a, I> {
     version: u32,
     service: Cow<'a, str>,
     /// Milliseconds since 1970.
     saved_at_ms: u64,
-    instances: Vec<SavedInstance<'a>>,
+    instances: I,
+}
+
+/// Instances on their way into a file, one by one: a list of ten thousand is not there a second time.
+struct OneByOne<'a>(&'a Instances);
+
+impl Serialize for OneByOne<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut turn = Turn::begin();
+        let instances = self.0.values().enumerate().map(|(index, instance)| {
+            if index % 64 == 0 {
+                turn.give_way();
+            }
+            SavedInstance::of(instance)
+        });
+        serializer.collect_seq(instances)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,20 +137,14 @@ pub(super) fn save(
         version: VERSION,
         service: service.into(),
         saved_at_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-        instances: snapshot
-            .instances
-            .values()
-            .map(|instance| SavedInstance::of(instance))
-            .collect(),
+        instances: OneByOne(&snapshot.instances),
     };
-    let bytes = serde_json::to_vec(&saved)?;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    drop(file);
+    let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&temporary)?);
+    serde_json::to_writer(&mut file, &saved)?;
+    file.into_inner()?.sync_all()?;
     fs::rename(&temporary, path)?;
     // The new name, too, is to survive a power failure.
     File::open(directory)?.sync_all()
@@ -166,7 +182,7 @@ fn read(path: &Path) -> io::Result<(String, Snapshot)> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(invalid(format!("longer than {FILE_BYTES_MAX} bytes")));
     }
-    let saved: Saved<'_> =
+    let saved: Saved<'_, Vec<SavedInstance<'_>>> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     if saved.version != VERSION {
         return Err(invalid(format!(
