@@ -133,6 +133,7 @@ class _Run:
         turns = fleet.turns
         cpus = self._bench.gateway_cpus
         cpu, host, began, wall = self._gateway.child.read_cpu(), read_host(cpus), now(), time.time()
+        waited = self._gateway.worker_wait_us()
         for turn in range(round(seconds * PER_SECOND)):
             pause = began + turn / PER_SECOND - now()
             if pause > 0:
@@ -144,11 +145,12 @@ class _Run:
         pause = began + seconds - now()
         time.sleep(max(0, pause))
         used = cpu_between(cpu, self._gateway.child.read_cpu()).total
+        waited = self._gateway.worker_wait_us() - waited
         host_after, took = read_host(cpus), now() - began
         others = host_after.busy_us + host_after.steal_us - host.busy_us - host.steal_us - used
         return {
             "from_us": wall * 1e6, "to_us": time.time() * 1e6, "seconds": took, "changes": fleet.turns - turns,
-            "cpu_us": used, "others_percent": max(0, others) / (took * 1e4 * len(cpus)),
+            "cpu_us": used, "worker_wait_us": waited, "others_percent": max(0, others) / (took * 1e4 * len(cpus)),
         }
 
 

@@ -68,6 +68,7 @@ _CHURN_COLUMNS = [  # heading, of a phase, decimals
     ("p99 us", lambda phase: phase["p99_us"], 0),
     ("with new connections %", lambda phase: 100 * phase["first_requests"] / phase["requests"], 2),
     ("p99 of all us", lambda phase: phase["all_p99_us"], 0),
+    ("worker waits us/req", lambda phase: phase["worker_wait_us"] / phase["requests"], 1),
     ("CPU us/req", lambda phase: phase["cpu_us"] / phase["requests"], 1),
     ("core %", lambda phase: phase["cpu_us"] / phase["seconds"] / 1e4, 1),
     ("others %", lambda phase: phase["others_percent"], 1),

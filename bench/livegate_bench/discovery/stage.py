@@ -159,6 +159,15 @@ snapshot_dir = "snapshots"
                 return int(line.split()[1])
         raise RuntimeError("the gateway has ended")
 
+    def worker_wait_us(self):
+        """For how long its workers were ready to run and had no core, since they began."""
+        waited = 0
+        for task in Path(f"/proc/{self.child.pid}/task").iterdir():
+            if (task / "comm").read_text().startswith("worker-"):
+                # Time on a core, time without one, turns; in nanoseconds (proc(5)).
+                waited += int((task / "schedstat").read_text().split()[1])
+        return waited / 1e3
+
     def stop(self):
         self.child.stop()
 
