@@ -94,8 +94,8 @@
 //!   lets everybody read it; parents that are missing are made so that others may add to them, not take away.
 //! - **A session ends.** Registrations are made again in the next one, watches go on by themselves.
 //!
-//! [`drain`] is the handshake by which an instance leaves without losing a request, [`layout`] how other
-//! registrars' nodes are read.
+//! [`drain`] is the handshake by which an instance leaves without losing a request, in which clients
+//! [take part](finder::Finder::acknowledge_drains) if they want; [`layout`] is how other registrars' nodes are read.
 
 mod acl;
 mod balance;
