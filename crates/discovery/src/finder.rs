@@ -93,7 +93,7 @@ enum Source {
 const SAVED_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Finder {
-    /// A service of the registry: a [`Client`](livegate_zk::client::Client) for this one, or a [`Discovery`]
+    /// A service of the registry: a [`Client`] for this one, or a [`Discovery`]
     /// that is shared by many. Only instances in doubt are probed, for the registry says who lives.
     pub fn new(discovery: impl Into<Discovery>, service: &str) -> Self {
         let source = Source::Registry {
