@@ -85,6 +85,8 @@ fn encoded(value: &impl Encode) -> Vec<u8> {
 /// that `dump` tells when a session ends by the time that is left, not by the clock.
 fn shape(word: FourLetterWord, answer: &str) -> Vec<String> {
     let changes = [
+        // Apache counts a set whose sessions were all heard from again until its time has come.
+        (r"^0 expire at .*\n", ""),
         (r"0x[0-9a-f]+", "HEX"),
         (r"expire (at|in) .*:$", "expire TIME:"),
         (r"Zookeeper version: .*", "Zookeeper version: VERSION"),
