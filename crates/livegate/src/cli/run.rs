@@ -3,7 +3,7 @@
 use std::net::TcpListener as StdListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use livegate_registry::Server;
@@ -30,6 +30,9 @@ use crate::worker::{Listeners, Shared, Workers};
 
 /// Events that the flight recorder holds: some hours of a busy fleet, about 2 MiB.
 const EVENTS_MAX: usize = 10_000;
+
+/// How long saying goodbye to the registry may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Connections that one address may have to the embedded registry.
 const EMBEDDED_CONNECTIONS_MAX: usize = 4096;
@@ -199,6 +202,11 @@ async fn run_until_ended(
     };
     if cut > 0 {
         tracing::warn!("{cut} connections were cut after http.shutdown_timeout");
+    }
+    if let Some(registry) = running.control.registry() {
+        // Without it instances that drain would wait for this gateway until its session times out.
+        let client = registry.client().with_operation_timeout(GOODBYE);
+        client.close().await;
     }
     stopped.cancel();
     tracing::info!("stopped");

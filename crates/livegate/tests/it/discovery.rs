@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::command::{Running, livegate, run};
 use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::origin::Origin;
-use crate::harness::wait::wait_until;
+use crate::harness::wait::{PATIENCE, wait_until};
 use crate::harness::zookeeper::{Kind, ZooKeeper};
 
 /// Sessions time out after one second at least.
@@ -26,11 +27,13 @@ impl Registry {
         Registry { server }
     }
 
-    fn zk(&self, arguments: &[&str]) {
+    /// What the command prints.
+    fn zk(&self, arguments: &[&str]) -> String {
         let address = self.server.address().to_string();
         let mut command = livegate(&["zk", "--registry", &address]);
         let ended = run(command.args(arguments), b"");
         assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.stderr);
+        String::from_utf8(ended.stdout).unwrap()
     }
 
     /// Registers as the classic gateway's services do: the name is the address.
@@ -102,6 +105,19 @@ fn a_service_that_registers_has_a_route_and_its_data_is_followed() {
     wait_until("the service is absent", || {
         gateway.get("/orders/").get("x-livegate-reason") == Some("service_absent")
     });
+}
+
+#[test]
+fn a_gateway_that_ends_is_not_waited_for() {
+    let registry = Registry::start();
+    registry.zk(&["create", "-p", "/livegate/gateways"]);
+    let announced = || registry.zk(&["ls", "/livegate/gateways"]).lines().count();
+    let mut gateway = registry.gateway("");
+    wait_until("instances wait for it", || announced() == 1);
+    gateway.signal(Signal::TERM);
+    assert!(gateway.wait_for_exit(PATIENCE).success());
+    // Long before its session of 10 s times out.
+    assert_eq!(announced(), 0);
 }
 
 #[test]
