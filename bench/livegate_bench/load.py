@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process import Child
+from .process import Child, ahead_of_others
 
 _SUMMARY = Path(__file__).with_name("summary.lua")
 
@@ -67,7 +67,8 @@ class H2load:
     every 100 ms, and requests come one by one, or a few in each millisecond, which is how exact its timers are.
     """
 
-    def __init__(self, h2load, work, cpus, url, scenario, rate, seconds, staggered=False):
+    def __init__(self, h2load, work, cpus, url, scenario, rate, seconds, staggered=False,
+                 schedule=ahead_of_others):
         self._rows = work / "h2load.tsv"
         self._rows.unlink(missing_ok=True)
         self._output = work / "h2load.out"
@@ -77,7 +78,7 @@ class H2load:
         argv = [h2load, "--h1", "-t1", f"-c{scenario.connections}", "-m1", *length,
                 f"--rps={rate / scenario.connections:.3f}", f"--log-file={self._rows}", url + scenario.path]
         with open(self._output, "wb") as stdout:
-            self._child = Child("h2load", argv, cpus, work / "h2load.log", stdout)
+            self._child = Child("h2load", argv, cpus, work / "h2load.log", stdout, schedule=schedule)
 
     def rows(self):
         """Of each request in the order of their ends: start (microseconds since 1970), status, microseconds."""

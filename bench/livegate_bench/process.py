@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def read_on_time():
         return  # unprivileged: a reading that took too long makes its round invalid
 
 
-def _ahead_of_others():
+def ahead_of_others():
     """Lets the calling process run before the machine's other work, where that is permitted."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
@@ -93,17 +94,35 @@ def _ahead_of_others():
         return  # unprivileged, or a kernel without autogroups: the report shows what others took
 
 
+def at_once():
+    """Lets it run as soon as it wants to, whatever its core does (this program, too), where that is permitted."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+    except OSError:
+        ahead_of_others()
+
+
+def when_idle():
+    """Lets it run when nobody else wants its core."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        # Among sessions the policy does not count, see `ahead_of_others`.
+        Path("/proc/self/autogroup").write_text("19")
+    except OSError:
+        return
+
+
 class Child:
     """A running program: pinned, logged to a file, ended by `stop`."""
 
-    def __init__(self, name, argv, cpus, log, stdout=None, cwd=None):
+    def __init__(self, name, argv, cpus, log, stdout=None, cwd=None, schedule=ahead_of_others):
         self.name = name
         self._log = Path(log)
 
         def prepare():
             os.sched_setaffinity(0, cpus)
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            _ahead_of_others()
+            schedule()
 
         with open(self._log, "wb") as stderr:
             self.process = subprocess.Popen(
@@ -173,6 +192,24 @@ class Child:
                     except ProcessLookupError:
                         continue
                 self.process.wait()
+
+
+class Awake:
+    """Keeps cores from sleeping, for the hypervisor of a virtual machine may wake them some milliseconds late."""
+
+    def __init__(self, cpus, work):
+        spin = [sys.executable, "-c", "while True: pass"]
+        self._children = {cpu: Child(f"spin-{cpu}", spin, [cpu], work / f"spin-{cpu}.log", schedule=when_idle)
+                          for cpu in cpus}
+
+    def used_us(self, cpus):
+        """For how long it has kept these cores busy."""
+        readings = [self._children[cpu].read_cpu() for cpu in cpus]
+        return sum(sum(reading.run_ns.values()) for reading in readings) / 1e3
+
+    def stop(self):
+        for child in self._children.values():
+            child.stop()
 
 
 def wait_until(condition, seconds, what):

@@ -36,7 +36,7 @@ def _arguments():
         epilog="example: bench/discovery --quick --parts register,death --json figures.json")
     parser.add_argument("--parts", type=names(_PARTS, "part"), default=list(_PARTS), metavar="NAME,...",
                         help=f"of {', '.join(_PARTS)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter phases: under two minutes instead of sixteen")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter phases: under two minutes instead of nineteen")
     parser.add_argument("--profile", default="release", metavar="NAME", help="cargo's profile for the programs "
                         "(default release; `quick` builds faster, and is a little slower)")
     parser.add_argument("--gateway-cpus", type=cpus, default="1", metavar="N,...",

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from contextlib import ExitStack
 
-from ..process import cpu_between, read_host, wait_until
+from ..process import Awake, cpu_between, read_host, wait_until
 from ..registry_servers import LIVEGATE, Registry
 from . import zookeeper
 from .stage import TRAFFIC_RAMP, Gateway, Origin, ROOT, now, percentile, registration, traffic
@@ -20,8 +20,11 @@ INSTANCES = 10_000
 PER_SECOND = 100
 # Those that are not registered at the moment; each is away for some seconds.
 _AWAY = 200
+# An instance that was changed is left alone for so many changes, two seconds: each has to be read by itself, while
+# whoever follows may read once what changed twice in a moment.
+_REST = 200
 # Seconds: of a quiet phase, of a churning one; pairs of them.
-_PHASES, _PHASES_QUICK = (15, 60, 10), (6, 9, 3)
+_PHASES, _PHASES_QUICK = (15, 30, 20), (6, 9, 3)
 # The traffic comes by each instance once in 5 s: then all connections are there.
 _WARM_UP = TRAFFIC_RAMP + 7
 _MEMORY_EVERY = 5
@@ -42,6 +45,7 @@ class Fleet:
         # For a choice at random in one step.
         self._present = everyone[:INSTANCES]
         self._away = deque(everyone[INSTANCES:])
+        self._resting = deque(maxlen=_REST)
         self.turns = 0
         # Additions and changes, each of which somebody who watches has to read.
         self.to_read = 0
@@ -60,10 +64,18 @@ class Fleet:
         self._session.call(zookeeper.create(self._path(id), registration(_SERVICE, id)))
         self.weights[id] = _WEIGHTS[0]
         self._present.append(id)
+        self._resting.append(id)
         self.to_read += 1
 
+    def _choose(self):
+        """The place of one that may be changed."""
+        while True:
+            place = random.randrange(len(self._present))
+            if self._present[place] not in self._resting:
+                return place
+
     def _remove(self):
-        place = random.randrange(len(self._present))
+        place = self._choose()
         id, self._present[place] = self._present[place], self._present[-1]
         self._present.pop()
         self._session.call(zookeeper.delete(self._path(id)))
@@ -71,7 +83,8 @@ class Fleet:
         self._away.append(id)
 
     def _change(self):
-        id = random.choice(self._present)
+        id = self._present[self._choose()]
+        self._resting.append(id)
         weight = _WEIGHTS[self.weights[id] == _WEIGHTS[0]]
         self._session.call(zookeeper.set_data(self._path(id), registration(_SERVICE, id, weight)))
         self.weights[id] = weight
@@ -82,6 +95,8 @@ def measure(bench):
     """`phases`: in turns quiet and churning; `memory`: [seconds, KiB] samples; counts of changes and reads."""
     quiet, churning, pairs = _PHASES_QUICK if bench.quick else _PHASES
     with ExitStack() as stack:
+        awake = Awake([*bench.gateway_cpus, *bench.load_cpus], bench.work)
+        stack.callback(awake.stop)
         origin = Origin(bench)
         stack.callback(origin.stop)
         registry = Registry(LIVEGATE, bench.programs, bench.work, bench.load_cpus)
@@ -94,7 +109,7 @@ def measure(bench):
         wait_until(lambda: _differences(gateway, watched) == 0, _PATIENCE, "the gateway's list of all instances")
         load = traffic(bench, gateway, _SERVICE, _WARM_UP - TRAFFIC_RAMP + (quiet + churning) * pairs + 2)
         stack.callback(load.stop)
-        run = _Run(bench, gateway)
+        run = _Run(bench, gateway, awake)
         bench.show("churn: warming up")
         run.phase(elsewhere, _WARM_UP)
         reads, to_read = gateway.metric("registry_reads_total"), watched.to_read
@@ -121,9 +136,10 @@ def measure(bench):
 
 
 class _Run:
-    def __init__(self, bench, gateway):
+    def __init__(self, bench, gateway, awake):
         self._bench = bench
         self._gateway = gateway
+        self._awake = awake
         self._began = now()
         self._next_sample = self._began
         self.memory = []
@@ -133,7 +149,7 @@ class _Run:
         turns = fleet.turns
         cpus = self._bench.gateway_cpus
         cpu, host, began, wall = self._gateway.child.read_cpu(), read_host(cpus), now(), time.time()
-        waited = self._gateway.worker_wait_us()
+        waited, spun = self._gateway.worker_wait_us(), self._awake.used_us(cpus)
         for turn in range(round(seconds * PER_SECOND)):
             pause = began + turn / PER_SECOND - now()
             if pause > 0:
@@ -145,9 +161,9 @@ class _Run:
         pause = began + seconds - now()
         time.sleep(max(0, pause))
         used = cpu_between(cpu, self._gateway.child.read_cpu()).total
-        waited = self._gateway.worker_wait_us() - waited
+        waited, spun = self._gateway.worker_wait_us() - waited, self._awake.used_us(cpus) - spun
         host_after, took = read_host(cpus), now() - began
-        others = host_after.busy_us + host_after.steal_us - host.busy_us - host.steal_us - used
+        others = host_after.busy_us + host_after.steal_us - host.busy_us - host.steal_us - used - spun
         return {
             "from_us": wall * 1e6, "to_us": time.time() * 1e6, "seconds": took, "changes": fleet.turns - turns,
             "cpu_us": used, "worker_wait_us": waited, "others_percent": max(0, others) / (took * 1e4 * len(cpus)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..load import H2load
 from ..origin import free_ports, nginx_preamble
-from ..process import Child, wait_until
+from ..process import Child, at_once, wait_until
 from ..scenarios import Scenario
 
 ROOT = "/services"
@@ -71,7 +71,7 @@ class Origin:
 }}
 """)
         argv = [bench.programs["nginx"], "-p", work, "-c", config, "-e", "stderr"]
-        self.child = Child(name, argv, bench.load_cpus, work / "stderr.log")
+        self.child = Child(name, argv, bench.load_cpus, work / "stderr.log", schedule=at_once)
         wait_until(self._listens, _STARTS_WITHIN, f"start of {name} ({work}/stderr.log)")
 
     def _listens(self):
@@ -220,7 +220,7 @@ def traffic(bench, gateway, service, seconds):
     """Starts steady traffic to a service, which is complete for so many seconds after the ramp."""
     scenario = Scenario("traffic", "", "spread", path=f"/{service}/", connections=_CONNECTIONS)
     return H2load(bench.programs["h2load"], bench.work, bench.load_cpus, f"http://127.0.0.1:{gateway.port}", scenario,
-                  _RATE, TRAFFIC_RAMP + seconds, staggered=True)
+                  _RATE, TRAFFIC_RAMP + seconds, staggered=True, schedule=at_once)
 
 
 def percentile(values, percent):

@@ -8,6 +8,7 @@ pub(crate) mod maglev;
 pub(crate) mod ring;
 pub(crate) mod sequence;
 pub(crate) mod slots;
+pub(crate) mod weights;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,6 +22,7 @@ use maglev::Maglev;
 use ring::Ring;
 use sequence::Sequence;
 use slots::{Place, Slot, Slots};
+use weights::Weights;
 
 /// What choices depend on beside the view; it survives changes of the view, so that these favour
 /// nobody.
@@ -35,7 +37,7 @@ pub(crate) struct Chance {
 pub(crate) struct Rotation {
     slots: Slots,
     /// Those to choose from in the usual way.
-    seats: Box<[u32]>,
+    seats: Arc<[u32]>,
     /// Serves keyed choices without a key, too.
     draw: Draw,
     table: Table,
@@ -58,18 +60,17 @@ enum Table {
 const TRIES: usize = 4;
 
 impl Rotation {
-    /// A rotation over `places`; `open` are these and those that are not fit just now, which keyed
-    /// balances keep in their tables. Tables of `before` are used again if they are the same, and
-    /// also if they are not when `may_lag`.
+    /// A rotation over `seats` with these `weights`; `open` are these and those that are not fit just now,
+    /// which keyed balances keep in their tables. Tables of `before` are used again if they are the same,
+    /// and also if they are not when `may_lag`.
     pub(crate) fn new(
         balance: Balance,
         slots: &Slots,
-        places: &[Place],
+        (seats, weights): (Arc<[u32]>, Weights),
         open: Box<[Place]>,
         before: Option<&Self>,
         may_lag: bool,
     ) -> Self {
-        let weights: Vec<u64> = places.iter().map(|place| place.weight).collect();
         let serves = |places: &[Place]| may_lag || *places == *open;
         let table = match balance {
             Balance::Random => Table::Random,
@@ -92,14 +93,14 @@ impl Rotation {
             // Neither is asked for.
             Table::Sequence(_) => (Draw::default(), 0.0),
             Table::Random | Table::Least(_) | Table::Ring(_) | Table::Maglev(_) => {
-                let total = weights.iter().map(|&weight| weight as f64).sum();
-                (Draw::new(&weights), total)
+                let total = weights.total();
+                (Draw::new(weights), total)
             }
         };
         Self {
             draw,
             slots: slots.clone(),
-            seats: places.iter().map(|place| place.seat).collect(),
+            seats,
             table,
             weight_total,
         }

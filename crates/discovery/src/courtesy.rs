@@ -24,7 +24,7 @@ pub(crate) fn give_way_after(many: usize) {
 pub(crate) struct Turn(Instant);
 
 impl Turn {
-    const LONG: Duration = Duration::from_micros(100);
+    const LONG: Duration = Duration::from_micros(50);
 
     pub(crate) fn begin() -> Self {
         Self(Instant::now())

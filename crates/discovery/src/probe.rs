@@ -91,7 +91,8 @@ impl Probes {
         if !self.checks.configure(checks, is_other, now) || !is_off {
             return Vec::new();
         }
-        let endpoints: Vec<Arc<Endpoint>> = updater.endpoints().cloned().collect();
+        let mut endpoints: Vec<Arc<Endpoint>> = updater.endpoints().cloned().collect();
+        endpoints.sort_unstable_by(|a, b| a.id().cmp(b.id()));
         let healthy = endpoints
             .iter()
             .flat_map(|endpoint| updater.set_health(endpoint, Health::Healthy, now));

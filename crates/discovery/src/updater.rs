@@ -55,7 +55,7 @@ pub struct Updater {
     /// The wall clock at an instant, for ages of registrations.
     clock: (Instant, SystemTime),
     /// One for each address: those that are named, and those that are held.
-    entries: BTreeMap<InstanceId, Entry>,
+    entries: HashMap<InstanceId, Entry>,
     /// Under which id each address is found in `entries`.
     addresses: HashMap<SocketAddr, InstanceId>,
     /// Those of `entries` that the next tick must look at: all that may become news without a
@@ -166,7 +166,7 @@ impl Updater {
             contact: Contact::none(),
             revision: 0,
             clock: (Instant::now(), SystemTime::now()),
-            entries: BTreeMap::new(),
+            entries: HashMap::new(),
             addresses: HashMap::new(),
             restless: BTreeSet::new(),
             seats: Seats::default(),
@@ -349,7 +349,7 @@ impl Updater {
         })
     }
 
-    /// The endpoints of the current snapshot, and those that are held.
+    /// The endpoints of the current snapshot, and those that are held; in no order.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.entries.values().map(|entry| &entry.endpoint)
     }
@@ -485,7 +485,7 @@ impl Updater {
             let Some(entry) = self.entries.get(id) else {
                 continue;
             };
-            if let Some(shown) = self.roll.grade(id) {
+            if let Some(shown) = self.roll.grade(entry.seat) {
                 tally.take(shown);
             }
             tally.add(entry.endpoint.grade());
@@ -584,17 +584,13 @@ impl Updater {
         give_way_after(many);
         self.roll.settle();
         give_way_after(many);
-        let rows = self.roll.rows();
         let accepts = accepted(&self.roll.tally(), self.policy.panic_percent);
-        let up_to = |worst: Grade| -> Vec<Place> {
-            let graded = rows.iter().filter(|row| row.grade <= worst);
-            graded.map(|row| row.place).collect()
-        };
-        let places = up_to(accepts);
+        let seats = self.roll.seats();
+        let places = self.roll.up_to(accepts, &seats);
         give_way_after(many);
         let is_keyed = self.policy.balance.is_keyed();
         let open: Box<[Place]> = if is_keyed {
-            up_to(Grade::Dead).into()
+            self.roll.open()
         } else {
             Box::default()
         };
@@ -607,7 +603,7 @@ impl Updater {
         let rotation = Rotation::new(
             self.policy.balance,
             self.roll.slots(),
-            &places,
+            places,
             open,
             Some(&before.rotation),
             may_lag,
@@ -623,7 +619,7 @@ impl Updater {
             accepts,
             may_panic: self.policy.panic_percent > 0,
             members: self.roll.members().clone(),
-            seats: rows.iter().map(|row| row.place.seat).collect(),
+            seats,
             slots: self.roll.slots().clone(),
             shadowed: Arc::clone(&self.shadowed),
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::slots::{Slot, Slots};
+use crate::balance::weights::Weights;
 use crate::balance::{Chance, Rotation};
 use crate::endpoint::{Endpoint, EndpointKey, Grade};
 use crate::pick::NoEndpoint;
@@ -157,12 +158,12 @@ impl Member {
 /// The endpoints of a view, in the order of their ids. Views that follow one another share those that
 /// did not change.
 #[derive(Debug, Clone, Default)]
-pub struct Members(SharedMap<InstanceId, Member>);
+pub struct Members(SharedMap<InstanceId, Arc<Member>>);
 
 impl Members {
     /// All of them.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Member> + Clone {
-        self.0.values()
+        self.0.values().map(Arc::as_ref)
     }
 
     /// How many there are.
@@ -177,11 +178,11 @@ impl Members {
 
     /// The one with an id.
     pub fn get(&self, id: &str) -> Option<&Member> {
-        self.0.get(id)
+        self.0.get(id).map(Arc::as_ref)
     }
 
     pub(crate) fn put(&mut self, id: &InstanceId, member: Member) {
-        self.0.insert(id.clone(), member);
+        self.0.insert(id.clone(), Arc::new(member));
     }
 
     pub(crate) fn remove(&mut self, id: &InstanceId) {
@@ -195,9 +196,8 @@ impl Index<usize> for Members {
     /// # Panics
     /// If there are not so many.
     fn index(&self, position: usize) -> &Member {
-        self.0
-            .nth_value(position)
-            .expect("a member at the position")
+        let mut members = self.0.values();
+        members.nth(position).expect("a member at the position")
     }
 }
 
@@ -220,7 +220,7 @@ pub struct View {
     pub(crate) skipped: Arc<BTreeMap<String, String>>,
     pub(crate) members: Members,
     /// Of all members, in their order.
-    pub(crate) seats: Box<[u32]>,
+    pub(crate) seats: Arc<[u32]>,
     pub(crate) slots: Slots,
     pub(crate) shadowed: Arc<[Shadowed]>,
     pub(crate) rotation: Rotation,
@@ -239,13 +239,13 @@ impl View {
             status_since: None,
             skipped: Arc::default(),
             members: Members::default(),
-            seats: Box::default(),
+            seats: Arc::default(),
             slots: Slots::default(),
             shadowed: Arc::default(),
             rotation: Rotation::new(
                 Balance::Random,
                 &Slots::default(),
-                &[],
+                (Arc::default(), Weights::Each(Vec::new())),
                 Box::default(),
                 None,
                 false,

@@ -1,5 +1,6 @@
 //! Random draws in proportion to weights.
 
+use crate::balance::weights::Weights;
 use crate::dice::{Dice, below, index_below};
 
 /// Draws indices from 0 to n-1.
@@ -17,21 +18,20 @@ const REDRAWS: usize = 4;
 impl Draw {
     /// Draws among so many indices as there are weights. Weights of 0 are never drawn unless all
     /// are equal.
-    pub(crate) fn new(weights: &[u64]) -> Self {
-        let equal = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let sums = if equal {
-            Box::default()
-        } else {
-            let sum = |sum: &mut u64, weight: &u64| {
-                *sum = sum.saturating_add(*weight);
-                Some(*sum)
-            };
-            weights.iter().scan(0, sum).collect()
+    pub(crate) fn new(weights: Weights) -> Self {
+        let count = weights.len();
+        let sums = match weights {
+            Weights::Equal { .. } => Box::default(),
+            Weights::Each(mut sums) => {
+                let mut sum = 0u64;
+                for weight in &mut sums {
+                    sum = sum.saturating_add(*weight);
+                    *weight = sum;
+                }
+                sums.into()
+            }
         };
-        Self {
-            count: weights.len(),
-            sums,
-        }
+        Self { count, sums }
     }
 
     /// One index by weight; `None` when there are none.

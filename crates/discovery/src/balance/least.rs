@@ -6,6 +6,7 @@
 //! proportion to them, and in the load, so that a busy one has requests in flight in proportion.
 
 use crate::balance::slots::Slot;
+use crate::balance::weights::Weights;
 
 /// How the load of an endpoint is measured.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ const PENALTY: f64 = 1e15;
 
 impl Load {
     /// Requests in flight per weight.
-    pub(crate) fn requests(weights: &[u64]) -> Self {
+    pub(crate) fn requests(weights: &Weights) -> Self {
         Self {
             measure: Measure::Requests,
             weight_mean: mean(weights),
@@ -35,7 +36,7 @@ impl Load {
     }
 
     /// Latency times requests in flight per weight.
-    pub(crate) fn latency(weights: &[u64]) -> Self {
+    pub(crate) fn latency(weights: &Weights) -> Self {
         Self {
             measure: Measure::Latency,
             weight_mean: mean(weights),
@@ -64,7 +65,6 @@ impl Load {
     }
 }
 
-fn mean(weights: &[u64]) -> f64 {
-    let sum: f64 = weights.iter().map(|&weight| weight as f64).sum();
-    sum / weights.len().max(1) as f64
+fn mean(weights: &Weights) -> f64 {
+    weights.total() / weights.len().max(1) as f64
 }

@@ -5,20 +5,32 @@
 //! to zero after a round of as many steps as the weights sum up to, so a round is an array and a
 //! pick is one addition to a shared cursor.
 
+use crate::balance::weights::Weights;
 use crate::courtesy::give_way_after;
 
 /// One round, as indices from 0 to n-1.
-#[derive(Debug, Default)]
-pub(crate) struct Sequence(Box<[u32]>);
+#[derive(Debug)]
+pub(crate) enum Sequence {
+    /// Each once, in their order.
+    Even(usize),
+    Uneven(Box<[u32]>),
+}
 
 /// Rounds longer than this, or twice the number of endpoints, are shortened by rounding the
 /// weights: 16384 steps are 64 KiB, and the rounding error of a share is below 1 / 32768.
 const STEPS_MAX: u64 = 16_384;
 
+/// So many steps are taken without letting others go first.
+const STRETCH: i64 = 4096;
+
 impl Sequence {
     /// A round for these weights. A weight of 0 never occurs.
-    pub(crate) fn new(weights: &[u64]) -> Self {
-        Self(round(weights))
+    pub(crate) fn new(weights: &Weights) -> Self {
+        match weights {
+            Weights::Equal { weight: 0, .. } => Self::Even(0),
+            Weights::Equal { count, .. } => Self::Even(*count),
+            Weights::Each(weights) => Self::Uneven(round(weights)),
+        }
     }
 
     /// The index at a step; rounds repeat for ever. `None` when there are none.
@@ -27,9 +39,13 @@ impl Sequence {
         reason = "the remainder is below an usize"
     )]
     pub(crate) fn at(&self, step: u64) -> Option<usize> {
-        let len = self.0.len() as u64;
-        let index = step.checked_rem(len)?;
-        Some(self.0[index as usize] as usize)
+        match self {
+            Self::Even(count) => Some(step.checked_rem(*count as u64)? as usize),
+            Self::Uneven(round) => {
+                let place = step.checked_rem(round.len() as u64)?;
+                Some(round[place as usize] as usize)
+            }
+        }
     }
 }
 
@@ -67,19 +83,19 @@ fn round(weights: &[u64]) -> Box<[u32]> {
             classes[places[place].1].members.push(index);
         }
     }
-    if let [class] = &mut *classes
-        && class.weight == 1
-    {
-        // The usual case, and a service may be large.
-        return std::mem::take(&mut class.members).into();
-    }
     let sums = classes.iter().map(|class| {
         let members = i64::try_from(class.members.len()).expect("fewer than 2^32 endpoints");
         class.weight * members
     });
     let total = sums.sum();
-    give_way_after(weights.len());
-    (0..total).map(|_| step(&mut classes, total)).collect()
+    let mut round = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
+    for steps in 0..total {
+        if steps % STRETCH == 0 {
+            give_way_after(weights.len());
+        }
+        round.push(step(&mut classes, total));
+    }
+    round.into()
 }
 
 fn step(classes: &mut [Class], total: i64) -> u32 {
@@ -106,14 +122,15 @@ fn step(classes: &mut [Class], total: i64) -> u32 {
 /// divisor of all and, if a round is still too long, scaled down, though never to 0. In their order.
 fn quantised(weights: &[u64]) -> Vec<(u64, u64)> {
     let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
-    // Mostly there are few, and of many endpoints each is looked at as little as possible.
-    let mut distinct: Vec<u64> = weights
-        .iter()
-        .copied()
-        .filter(|&weight| weight > 0)
-        .collect();
-    distinct.sort_unstable();
-    distinct.dedup();
+    // Mostly there are few, and there may be many endpoints.
+    let mut distinct: Vec<u64> = Vec::new();
+    for &weight in weights {
+        if let Err(place) = distinct.binary_search(&weight)
+            && weight > 0
+        {
+            distinct.insert(place, weight);
+        }
+    }
     let divisor = distinct.iter().fold(0, |a, &b| gcd(a, b)).max(1);
     let sum = sum / u128::from(divisor);
     let steps_max = u128::from(STEPS_MAX.max(2 * weights.len() as u64));
@@ -166,7 +183,7 @@ mod tests {
     }
 
     fn take(weights: &[u64], steps: u64) -> Vec<u32> {
-        let sequence = Sequence::new(weights);
+        let sequence = Sequence::new(&weights.into());
         (0..steps)
             .map(|step| u32::try_from(sequence.at(step).unwrap()).unwrap())
             .collect()
@@ -188,32 +205,28 @@ mod tests {
 
     #[test]
     fn nothing_gives_nothing() {
-        assert_eq!(Sequence::new(&[]).at(0), None);
-        assert_eq!(Sequence::new(&[0, 0]).at(7), None);
+        assert_eq!(Sequence::new(&Weights::Each(Vec::new())).at(0), None);
+        assert_eq!(Sequence::new(&[0, 0][..].into()).at(7), None);
         assert_eq!(take(&[0, 1], 3), [1, 1, 1]);
     }
 
     #[test]
     fn huge_weights_take_bounded_memory_and_keep_their_shares() {
         let weights = [4_294_967_291, 1_073_741_827, 1];
-        let sequence = Sequence::new(&weights);
-        assert!(sequence.0.len() <= 16_386, "{}", sequence.0.len());
-        let count = |index| sequence.0.iter().filter(|&&other| other == index).count() as f64;
+        let Sequence::Uneven(round) = Sequence::new(&weights[..].into()) else {
+            panic!("they are uneven");
+        };
+        assert!(round.len() <= 16_386, "{}", round.len());
+        let count = |index| round.iter().filter(|&&other| other == index).count() as f64;
         assert!((count(0) / count(1) - 4.0).abs() < 0.01);
         assert_eq!(count(2), 1.0);
     }
 
     #[test]
-    fn many_endpoints_of_one_weight_take_turns() {
-        let sequence = Sequence::new(&vec![50; 40_000]);
-        assert_eq!(sequence.0.len(), 40_000);
-        assert!(
-            sequence
-                .0
-                .iter()
-                .enumerate()
-                .all(|(step, &index)| step == index as usize)
-        );
+    fn endpoints_of_one_weight_take_turns() {
+        assert_eq!(take(&[50; 5], 7), [0, 1, 2, 3, 4, 0, 1]);
+        let uneven = Sequence::Uneven(round(&[50; 5]));
+        assert!((0..20u32).all(|step| uneven.at(step.into()) == Some(step as usize % 5)));
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::courtesy::Turn;
+use crate::courtesy::{Turn, give_way_after};
 use crate::endpoint::{Endpoint, Grade};
 use crate::shared_map::Difference;
 use crate::snapshot::{Instance, InstanceId, Snapshot};
@@ -63,14 +63,18 @@ impl Updater {
         if status != self.contact.status {
             self.view_due = None;
         }
+        // Others, too, have worked on the way of a snapshot here.
+        let many = self.entries.len();
+        give_way_after(many);
         self.revision = snapshot.revision;
         self.skipped = Arc::clone(&snapshot.skipped);
         let before = std::mem::replace(&mut self.instances, snapshot.instances.clone());
-        let changes = before.changes(&snapshot.instances);
+        let changes: Vec<_> = before.changes(&snapshot.instances).collect();
         let touched = self.listing.take_in(&changes);
         let ids = self.touched_ids(&changes, &touched);
         let ages = self.ages(snapshot, goes_on, now);
         let mut transitions = Vec::new();
+        give_way_after(many);
         let mut turn = Turn::begin();
         let Moves {
             superseded,
@@ -79,6 +83,7 @@ impl Updater {
         } = self.moves(snapshot, &ids);
         for (id, cause) in superseded {
             transitions.extend(self.leave(&id, &cause, false, now));
+            turn.give_way();
         }
         self.rename(renamed, &mut transitions, now);
         for instance in self.update(&touched, &mut transitions, now) {
@@ -93,6 +98,7 @@ impl Updater {
         }
         self.has_begun |= !self.entries.is_empty();
         self.is_dirty = true;
+        give_way_after(many);
         transitions.extend(self.tick(now));
         transitions
     }
@@ -104,11 +110,9 @@ impl Updater {
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis());
         let ours = i64::try_from(ours).unwrap_or(i64::MAX);
-        let registered = snapshot
-            .instances
-            .values()
-            .filter(|_| !goes_on)
-            .map(|instance| instance.incarnation.ctime_ms);
+        let instances = (!goes_on).then(|| snapshot.instances.values());
+        let registered = instances.into_iter().flatten();
+        let registered = registered.map(|instance| instance.incarnation.ctime_ms);
         Ages {
             goes_on,
             registry_ms: registered.fold(ours, i64::max),
@@ -209,7 +213,7 @@ impl Updater {
             .filter_map(|(before, after)| {
                 let mut entry = self.entries.remove(&before)?;
                 entry.touch();
-                self.roll.remove(&before);
+                self.roll.remove(entry.seat);
                 Some((before, after, entry))
             })
             .collect();
@@ -414,7 +418,7 @@ impl Updater {
         let address = entry.instance.address;
         self.addresses.remove(&address);
         self.seats.stand(entry.seat);
-        self.roll.remove(id);
+        self.roll.remove(entry.seat);
         // If it comes back, all is to be shown.
         entry.touch();
         self.remember(Move::Went(entry.endpoint.key()));

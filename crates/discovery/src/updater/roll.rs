@@ -1,35 +1,48 @@
 //! What the next view shows, kept up to date endpoint by endpoint.
 //!
-//! Views and tables are made from flat lists here: with ten thousand endpoints it is not the steps
-//! that cost, but the memory that each touches.
+//! Views and tables are made from flat lists of numbers here: with ten thousand endpoints it is not the
+//! steps that cost, but the memory that each touches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::balance::slots::{Place, Slot, Slots};
-use crate::endpoint::Grade;
+use crate::balance::weights::Weights;
+use crate::endpoint::{EndpointKey, Grade};
 use crate::snapshot::InstanceId;
 use crate::view::{Member, Members};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Roll {
-    /// In the order of ids.
-    rows: Vec<Row>,
-    /// Not in their place yet.
-    fresh: Vec<Row>,
+    /// Seats in the order of ids.
+    order: Vec<u32>,
+    /// Not in their place in it yet.
+    fresh: Vec<u32>,
     /// Still in their place.
-    gone: Vec<InstanceId>,
+    gone: Vec<u32>,
+    /// Who sits there, by seat.
+    rows: Vec<Option<Row>>,
+    /// By seat, apart from the rest because all are looked at for each view.
+    standings: Vec<Standing>,
     tally: Tally,
+    /// How many have each weight.
+    by_weight: BTreeMap<u64, usize>,
     members: Members,
     slots: Slots,
 }
 
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) id: InstanceId,
-    pub(crate) place: Place,
-    pub(crate) grade: Grade,
+struct Row {
+    id: InstanceId,
+    key: EndpointKey,
     is_gone: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    weight: u64,
+    grade: Grade,
 }
 
 /// How many endpoints there are of each grade.
@@ -51,15 +64,19 @@ impl Tally {
 
     /// Those that are not closed.
     pub(crate) fn open(&self) -> usize {
-        self.0.iter().sum::<usize>() - self.of(Grade::Closed)
+        self.up_to(Grade::Dead)
+    }
+
+    fn up_to(&self, worst: Grade) -> usize {
+        self.0[..=worst as usize].iter().sum()
     }
 }
 
-/// More rows than this are put in or taken out together, fewer one by one.
+/// More than this are put in or taken out together, fewer one by one.
 const FEW: usize = 16;
 
 impl Roll {
-    /// Takes in what is shown of an endpoint now.
+    /// Takes in what is shown of an endpoint now. A seat that was somebody else's is taken over.
     pub(crate) fn put(&mut self, id: &InstanceId, place: Place, grade: Grade, member: Member) {
         let slot = Slot {
             endpoint: Arc::clone(&member.endpoint),
@@ -67,84 +84,161 @@ impl Roll {
         };
         self.slots.set(place.seat, Some(slot));
         self.members.put(id, member);
-        let row = Row {
-            id: id.clone(),
-            place,
-            grade,
-            is_gone: false,
-        };
-        self.tally.add(grade);
-        match self.find(id) {
-            Ok(position) => {
-                let before = std::mem::replace(&mut self.rows[position], row);
-                if !before.is_gone {
-                    self.tally.take(before.grade);
-                }
+        let seat = place.seat as usize;
+        if self.rows.len() <= seat {
+            self.rows.resize_with(seat + 1, || None);
+            let nobody = Standing {
+                weight: 0,
+                grade: Grade::Closed,
+            };
+            self.standings.resize(seat + 1, nobody);
+        }
+        if let Some(Row { is_gone: true, .. }) = self.rows[seat] {
+            self.settle();
+        }
+        match &mut self.rows[seat] {
+            Some(row) => {
+                debug_assert_eq!((&row.id, row.key), (id, place.key));
+                self.uncount(seat);
             }
-            Err(_) => self.fresh.push(row),
+            row @ None => {
+                *row = Some(Row {
+                    id: id.clone(),
+                    key: place.key,
+                    is_gone: false,
+                });
+                self.fresh.push(place.seat);
+            }
+        }
+        self.tally.add(grade);
+        *self.by_weight.entry(place.weight).or_default() += 1;
+        self.standings[seat] = Standing {
+            weight: place.weight,
+            grade,
+        };
+    }
+
+    /// Who sits there is not shown any longer.
+    pub(crate) fn remove(&mut self, seat: u32) {
+        let Some(Some(row)) = self.rows.get_mut(seat as usize) else {
+            return;
+        };
+        if !std::mem::replace(&mut row.is_gone, true) {
+            self.members.remove(&row.id);
+            self.slots.set(seat, None);
+            self.gone.push(seat);
+            self.uncount(seat as usize);
         }
     }
 
-    /// It is not shown any longer.
-    pub(crate) fn remove(&mut self, id: &InstanceId) {
-        if let Ok(position) = self.find(id)
-            && !self.rows[position].is_gone
-        {
-            let row = &mut self.rows[position];
-            row.is_gone = true;
-            self.gone.push(id.clone());
-            self.tally.take(row.grade);
-            self.slots.set(row.place.seat, None);
-            self.members.remove(id);
+    fn uncount(&mut self, seat: usize) {
+        let Standing { weight, grade } = self.standings[seat];
+        self.tally.take(grade);
+        if let Some(count) = self.by_weight.get_mut(&weight) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_weight.remove(&weight);
+            }
         }
     }
 
-    /// Puts all rows in their places.
+    /// Puts all in their places.
     pub(crate) fn settle(&mut self) {
         let gone = std::mem::take(&mut self.gone);
+        // They may have left before they were in their place.
+        let stays = |rows: &[Option<Row>], seat: u32| {
+            rows[seat as usize].as_ref().is_some_and(|row| !row.is_gone)
+        };
+        self.fresh.retain(|seat| stays(&self.rows, *seat));
         if gone.len() > FEW {
-            self.rows.retain(|row| !row.is_gone);
+            self.order.retain(|seat| stays(&self.rows, *seat));
         } else {
-            for id in gone {
-                // It may be back.
-                if let Ok(position) = self.find(&id)
-                    && self.rows[position].is_gone
+            for seat in &gone {
+                if let Ok(position) = self.find(*seat)
+                    && self.order[position] == *seat
                 {
-                    self.rows.remove(position);
+                    self.order.remove(position);
                 }
             }
         }
-        if self.fresh.len() > FEW {
-            self.rows.append(&mut self.fresh);
-            self.rows.sort_by(|a, b| a.id.cmp(&b.id));
+        for seat in gone {
+            self.rows[seat as usize] = None;
         }
-        for row in std::mem::take(&mut self.fresh) {
-            let position = self.find(&row.id).unwrap_or_else(|position| position);
-            self.rows.insert(position, row);
+        if self.fresh.len() > FEW {
+            self.order.append(&mut self.fresh);
+            let id = |seat: &u32| self.rows[*seat as usize].as_ref().map(|row| &row.id);
+            self.order.sort_by(|a, b| id(a).cmp(&id(b)));
+        }
+        for seat in std::mem::take(&mut self.fresh) {
+            let position = self.find(seat).unwrap_or_else(|position| position);
+            self.order.insert(position, seat);
         }
         debug_assert_eq!(self.tally, self.counted());
     }
 
     fn counted(&self) -> Tally {
         let mut counted = Tally::default();
-        self.rows.iter().for_each(|row| counted.add(row.grade));
+        for seat in &self.order {
+            counted.add(self.standings[*seat as usize].grade);
+        }
         counted
     }
 
-    /// All endpoints, in the order of their ids; settled.
-    pub(crate) fn rows(&self) -> &[Row] {
-        &self.rows
+    /// Where a seat is in the order, or would be.
+    fn find(&self, seat: u32) -> Result<usize, usize> {
+        let id = |seat: u32| self.rows[seat as usize].as_ref().map(|row| &row.id);
+        let wanted = id(seat);
+        self.order.binary_search_by(|other| id(*other).cmp(&wanted))
     }
 
-    /// How many of them there are of each grade.
+    /// The seats of all endpoints in the order of their ids; settled.
+    pub(crate) fn seats(&self) -> Arc<[u32]> {
+        self.order.as_slice().into()
+    }
+
+    /// Those of `seats` where endpoints of a grade or a better one sit, and their weights.
+    pub(crate) fn up_to(&self, worst: Grade, seats: &Arc<[u32]>) -> (Arc<[u32]>, Weights) {
+        let standing = |seat: &u32| self.standings[*seat as usize];
+        let seats = if self.tally.up_to(worst) == seats.len() {
+            Arc::clone(seats)
+        } else {
+            let seats = seats.iter().copied();
+            seats.filter(|seat| standing(seat).grade <= worst).collect()
+        };
+        let mut weights = self.by_weight.keys();
+        let weights = match (weights.next(), weights.next()) {
+            (Some(weight), None) => Weights::Equal {
+                weight: *weight,
+                count: seats.len(),
+            },
+            _ => Weights::Each(seats.iter().map(|seat| standing(seat).weight).collect()),
+        };
+        (seats, weights)
+    }
+
+    /// All that are not closed, in the order of their ids.
+    pub(crate) fn open(&self) -> Box<[Place]> {
+        let mut open = Vec::with_capacity(self.order.len());
+        for &seat in &self.order {
+            let Standing { weight, grade } = self.standings[seat as usize];
+            if let Some(Row { key, .. }) = self.rows[seat as usize]
+                && grade != Grade::Closed
+            {
+                open.push(Place { seat, key, weight });
+            }
+        }
+        open.into()
+    }
+
+    /// How many there are of each grade.
     pub(crate) fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// As what one is shown, if it is.
-    pub(crate) fn grade(&self, id: &InstanceId) -> Option<Grade> {
-        let row = &self.rows[self.find(id).ok()?];
-        (!row.is_gone).then_some(row.grade)
+    /// As what the one on a seat is shown, if it is.
+    pub(crate) fn grade(&self, seat: u32) -> Option<Grade> {
+        let row = self.rows.get(seat as usize)?.as_ref()?;
+        (!row.is_gone).then(|| self.standings[seat as usize].grade)
     }
 
     pub(crate) fn members(&self) -> &Members {
@@ -153,9 +247,5 @@ impl Roll {
 
     pub(crate) fn slots(&self) -> &Slots {
         &self.slots
-    }
-
-    fn find(&self, id: &InstanceId) -> Result<usize, usize> {
-        self.rows.binary_search_by(|row| row.id.cmp(id))
     }
 }

@@ -312,6 +312,16 @@ impl Model {
         }
     }
 
+    /// Whether there may be something to ask.
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// How many nodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The next thing to ask.
     pub(super) fn next_job(&mut self) -> Option<Job> {
         while let Some(next) = self.queue.pop_front() {

@@ -1,4 +1,5 @@
-//! When to publish: removals at once, additions at once if it has been quiet, otherwise together.
+//! When to publish: removals at once, additions at once if it has been quiet, otherwise together. And when to ask
+//! about the nodes of a large service, likewise.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ impl Pace {
         }
     }
 
-    /// When to publish such a change; not before `now`. `None`: there is nothing to publish.
+    /// When to deal with such a change; not before `now`. `None`: there is nothing to do.
     pub(super) fn due(&self, change: Change, now: Instant) -> Option<Instant> {
         match change {
             Change::None => None,
@@ -31,7 +32,8 @@ impl Pace {
         }
     }
 
-    pub(super) fn published(&mut self, now: Instant) {
+    /// It was done.
+    pub(super) fn done(&mut self, now: Instant) {
         self.last = Some(now);
     }
 }
@@ -47,11 +49,11 @@ mod tests {
         let mut pace = Pace::new(Duration::from_millis(50));
         assert_eq!(pace.due(Change::None, at(0)), None);
         assert_eq!(pace.due(Change::Additive, at(0)), Some(at(0)));
-        pace.published(at(0));
+        pace.done(at(0));
         assert_eq!(pace.due(Change::Additive, at(1)), Some(at(50)));
         assert_eq!(pace.due(Change::Additive, at(49)), Some(at(50)));
         assert_eq!(pace.due(Change::Urgent, at(2)), Some(at(2)));
-        pace.published(at(50));
+        pace.done(at(50));
         assert_eq!(pace.due(Change::Additive, at(101)), Some(at(101)));
     }
 }

@@ -17,6 +17,7 @@ use super::model::{Failure, Job, Model};
 use super::pace::Pace;
 use super::roster::{Change, Roster};
 use super::{ServiceOptions, WatchStats, Weights, backoff, look_up};
+use crate::courtesy::{FEW, Turn, give_way_after};
 use crate::snapshot::{Snapshot, Status};
 
 /// What all services that are watched through one client share.
@@ -47,6 +48,8 @@ pub(super) struct Task {
     shared: Shared,
     model: Model,
     pace: Pace,
+    /// When to ask about what changed in a large service.
+    asking: Pace,
     contact: Contact,
     watcher: Option<Watcher>,
     /// When to try again to set the watch.
@@ -81,6 +84,7 @@ impl Task {
             path: path.into(),
             model: Model::new(options.layout, label, roster),
             pace: Pace::new(shared.coalesce),
+            asking: Pace::new(shared.coalesce),
             contact: Contact::new(options.saved.as_deref()),
             watcher: None,
             rewatch_at: Some(Instant::now()),
@@ -157,10 +161,15 @@ impl Task {
         {
             self.contact.reconciled(attachment);
         }
-        while self.answers.len() < self.shared.reads_max
-            && let Some(job) = self.model.next_job()
-        {
-            self.ask(job);
+        if self.asking_due(now).is_some_and(|due| due <= now) {
+            while self.answers.len() < self.shared.reads_max
+                && let Some(job) = self.model.next_job()
+            {
+                self.ask(job);
+            }
+            if !self.model.has_jobs() {
+                self.asking.done(now);
+            }
         }
         while self.look_ups.len() < LOOK_UPS_MAX
             && let Some(host) = self.model.next_look_up()
@@ -180,10 +189,31 @@ impl Task {
     fn due(&self, now: Instant) -> Option<Instant> {
         let reconcile = self.reconcile_at.map(|(at, _)| at);
         let publish = self.publish_due(now);
-        [reconcile, publish, self.rewatch_at, self.model.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        // With the most under way the next answer makes room.
+        let has_room = self.answers.len() < self.shared.reads_max;
+        let asking = self.asking_due(now).filter(|_| has_room);
+        [
+            reconcile,
+            publish,
+            asking,
+            self.rewatch_at,
+            self.model.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// When to ask what there is to ask. In a large service something changes all the time, and answers
+    /// that come together cost half of what they do one by one.
+    fn asking_due(&self, now: Instant) -> Option<Instant> {
+        if !self.model.has_jobs() {
+            None
+        } else if self.model.len() > FEW && self.reconciling.is_none() {
+            self.asking.due(Change::Additive, now)
+        } else {
+            Some(now)
+        }
     }
 
     fn ask(&mut self, job: Job) {
@@ -256,6 +286,7 @@ impl Task {
 
     fn answered(&mut self, answer: Result<Answer, JoinError>, now: Instant) {
         let mut next = Some(answer);
+        let mut turn = Turn::begin();
         while let Some(answer) = next {
             match answer {
                 Ok(Answer::Watching(outcome)) => self.watching(outcome, now),
@@ -272,6 +303,9 @@ impl Task {
                 Err(_) => {}
             }
             next = self.answers.try_join_next();
+            if next.is_some() {
+                turn.give_way();
+            }
         }
     }
 
@@ -317,6 +351,7 @@ impl Task {
         if self.publish_due(now).is_none_or(|due| due > now) {
             return;
         }
+        give_way_after(self.model.len());
         let last = Arc::clone(&self.snapshots.borrow());
         let is_current = self.contact.is_current();
         let snapshot = Snapshot {
@@ -333,7 +368,7 @@ impl Task {
         if is_current {
             self.model.roster.published();
         }
-        self.pace.published(now);
+        self.pace.done(now);
         self.shared.stats.count_snapshot();
         self.snapshots.send_replace(Arc::new(snapshot));
     }

@@ -278,7 +278,10 @@ impl World {
     /// One round of probes, as the cluster's task makes them, and one of all others.
     fn probe(&mut self) {
         let in_doubt = self.updater.doubts().map(|(endpoint, _)| endpoint.clone());
-        let in_doubt: Vec<_> = in_doubt.chain(self.updater.endpoints().cloned()).collect();
+        let in_doubt: Vec<_> = in_doubt.collect();
+        let mut others: Vec<_> = self.updater.endpoints().cloned().collect();
+        others.sort_by_key(|endpoint| endpoint.key());
+        let in_doubt = in_doubt.into_iter().chain(others);
         for endpoint in in_doubt {
             self.ask(&endpoint);
         }

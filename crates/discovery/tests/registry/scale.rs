@@ -78,6 +78,24 @@ async fn two_thousand_instances(kind: Kind) {
     assert_eq!(stats.reads(), (INSTANCES + changed) as u64);
     assert_eq!((stats.listings(), stats.states()), (1, 0));
 
+    // Changes that follow one another at once are read together, what changed twice perhaps once, and the last
+    // word counts.
+    let before = stats.reads();
+    let all: Vec<String> = (1000..1040).map(path).collect();
+    for weight in [30, 31] {
+        let data = format!(r#"{{"Weight":{weight}}}"#);
+        for path in &all {
+            writer.set(path, data.as_bytes(), None).await.unwrap();
+        }
+    }
+    let ids = all.iter().map(|path| livegate_zk::path::name(path));
+    until(&mut snapshots, |now| {
+        ids.clone().all(|id| now.instances[id].weight == 31)
+    })
+    .await;
+    let read = stats.reads() - before;
+    assert!((40..=80).contains(&read), "{read}");
+
     // More events at once than a watcher may leave unread are a gap, and nothing is missed.
     let more: Vec<String> = (0..INSTANCES)
         .map(|number| format!("/scale/10.2.{}.{}:80", number / 250, number % 250))
