@@ -36,7 +36,7 @@ pub use listen::{ListenError, Listeners};
 
 /// How often a worker hands over log lines and looks at the clock.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks between two sweeps of the pools.
+/// In so many ticks, a second, all pools are swept once.
 const TICKS_PER_SWEEP: u32 = 4;
 /// What all workers and the control side share.
 pub struct Shared {
@@ -207,9 +207,19 @@ async fn tick(worker: Rc<Worker>) {
         if let Some(log) = worker.log.borrow_mut().as_mut() {
             log.flush();
         }
+        let pools = worker.pools.borrow().len();
+        let mut left = pools.div_ceil(TICKS_PER_SWEEP as usize);
+        while left > 0 {
+            let looked = worker.pools.borrow_mut().sweep_some(Instant::now());
+            if looked == 0 {
+                break;
+            }
+            left = left.saturating_sub(looked);
+            // Requests go first.
+            tokio::task::yield_now().await;
+        }
         count = count.wrapping_add(1);
         if count.is_multiple_of(TICKS_PER_SWEEP) {
-            worker.pools.borrow_mut().sweep(Instant::now());
             for cluster in &worker.gateway().clusters {
                 cluster.metrics.refill_retries(worker.id);
             }

@@ -1,6 +1,6 @@
 //! Connections to instances, and the idle ones a worker keeps for reuse.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::SocketAddr;
@@ -99,7 +99,14 @@ struct Pool {
 #[derive(Default)]
 pub struct Pools {
     pools: HashMap<EndpointKey, Pool, BuildHasherDefault<KeyHasher>>,
+    /// The keys of all pools, each once, in the order in which they are swept.
+    round: VecDeque<EndpointKey>,
 }
+
+/// Pools that a step of a sweep looks at: some microseconds.
+const SWEEP_STEP: usize = 64;
+/// Connections that a step of a sweep closes, but for the last pool's: each takes some ten microseconds.
+const SWEEP_CLOSES: usize = 4;
 
 impl Pools {
     /// Takes the newest idle connection that is still good. With `surely`, the kernel is
@@ -135,10 +142,13 @@ impl Pools {
         if config.idle_max == 0 || endpoint.is_gone() {
             return;
         }
-        let pool = self.pools.entry(endpoint.key()).or_insert_with(|| Pool {
-            endpoint: Arc::clone(endpoint),
-            idle: Vec::new(),
-            idle_timeout: config.idle_timeout,
+        let pool = self.pools.entry(endpoint.key()).or_insert_with(|| {
+            self.round.push_back(endpoint.key());
+            Pool {
+                endpoint: Arc::clone(endpoint),
+                idle: Vec::new(),
+                idle_timeout: config.idle_timeout,
+            }
         });
         pool.idle_timeout = config.idle_timeout;
         if pool.idle.len() >= config.idle_max {
@@ -153,18 +163,50 @@ impl Pools {
 
     /// Closes all idle connections of an endpoint: one of them has turned out dead.
     pub fn forget(&mut self, key: EndpointKey) {
-        self.pools.remove(&key);
+        if let Some(pool) = self.pools.get_mut(&key) {
+            pool.idle.clear();
+        }
     }
 
     /// Closes what has idled for too long, was closed by the other side or belongs to an
-    /// instance that is no longer listed. Called about once a second.
-    pub fn sweep(&mut self, now: Instant) {
-        self.pools.retain(|_, pool| {
+    /// instance that is no longer listed, in the pools that come next; returns in how many it looked.
+    /// A step is short, so that requests do not wait for it.
+    pub fn sweep_some(&mut self, now: Instant) -> usize {
+        let most = SWEEP_STEP.min(self.round.len());
+        let (mut looked, mut closed) = (0, 0);
+        while looked < most
+            && closed < SWEEP_CLOSES
+            && let Some(key) = self.round.pop_front()
+        {
+            looked += 1;
+            let Some(pool) = self.pools.get_mut(&key) else {
+                continue;
+            };
+            let before = pool.idle.len();
+            if pool.endpoint.is_gone() {
+                pool.idle.clear();
+            }
             let timeout = pool.idle_timeout;
             pool.idle
                 .retain(|idle| now.duration_since(idle.since) < timeout && !idle.is_spent());
-            !pool.idle.is_empty() && !pool.endpoint.is_gone()
-        });
+            closed += before - pool.idle.len();
+            if pool.idle.is_empty() {
+                self.pools.remove(&key);
+            } else {
+                self.round.push_back(key);
+            }
+        }
+        looked
+    }
+
+    /// How many endpoints there are connections to, or were a moment ago.
+    pub fn len(&self) -> usize {
+        self.round.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.round.is_empty()
     }
 
     /// Number of idle connections.
@@ -290,9 +332,41 @@ mod tests {
         let now = Instant::now();
         let (upstream, _peer) = pair(&listener).await;
         pools.put(&endpoint, upstream, CONFIG, now);
-        pools.sweep(now + LONG - Duration::from_secs(1));
+        assert_eq!(pools.sweep_some(now + LONG - Duration::from_secs(1)), 1);
         assert_eq!(pools.idle(), 1);
-        pools.sweep(now + LONG);
-        assert_eq!((pools.idle(), pools.pools.len()), (0, 0));
+        assert_eq!(pools.sweep_some(now + LONG), 1);
+        assert_eq!((pools.idle(), pools.pools.len(), pools.len()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_sweep_goes_round_in_short_steps() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let mut pools = Pools::default();
+        let now = Instant::now();
+        let mut peers = Vec::new();
+        let endpoints: Vec<_> = (0..SWEEP_STEP + 10).map(|_| endpoint()).collect();
+        for endpoint in &endpoints {
+            let (upstream, peer) = pair(&listener).await;
+            peers.push(peer);
+            pools.put(endpoint, upstream, CONFIG, now);
+        }
+        // One that was forgotten and is used again is not swept twice.
+        pools.forget(endpoints[0].key());
+        let (upstream, _peer) = pair(&listener).await;
+        pools.put(&endpoints[0], upstream, CONFIG, now);
+        assert_eq!(pools.len(), endpoints.len());
+        assert_eq!(pools.sweep_some(now), SWEEP_STEP);
+        assert_eq!(pools.idle(), endpoints.len(), "all are good");
+        // The next ten are those that were not looked at.
+        let mut left = endpoints.len();
+        while left > 0 {
+            let closed = SWEEP_CLOSES.min(left);
+            assert_eq!(pools.sweep_some(now + LONG), closed);
+            left -= closed;
+            assert_eq!((pools.idle(), pools.len()), (left, left));
+            let oldest = endpoints[SWEEP_STEP].key();
+            assert!(!pools.pools.contains_key(&oldest));
+        }
+        assert_eq!(pools.sweep_some(now), 0);
     }
 }
