@@ -581,10 +581,13 @@ mod tests {
                         prop_assert_eq!(map.insert(key, value), model.insert(key, value));
                     }
                     Step::Remove(key) => prop_assert_eq!(map.remove(&key), model.remove(&key)),
-                    Step::Copy => before = (model.clone(), map.clone()),
+                    Step::Copy => {
+                        invariants(&map);
+                        before = (model.clone(), map.clone());
+                    }
                 }
-                invariants(&map);
             }
+            invariants(&map);
             prop_assert!(map.iter().eq(model.iter()));
             prop_assert!(before.1.iter().eq(before.0.iter()), "a copy stays what it was");
             for key in 0..600 {

@@ -249,3 +249,128 @@ impl Roll {
         &self.slots
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::endpoint::{Endpoint, Signal};
+    use crate::policy::Policy;
+    use crate::snapshot::Instance;
+    use crate::updater::seats::Seats;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put { id: u8, weight: u64, grade: Grade },
+        Remove(u8),
+        Settle,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let grade = prop_oneof![
+            4 => Just(Grade::Fit),
+            1 => Just(Grade::Failing),
+            1 => Just(Grade::Dead),
+            1 => Just(Grade::Closed),
+        ];
+        prop_oneof![
+            6 => (0u8..40, 1u64..3, grade).prop_map(|(id, weight, grade)| Step::Put { id, weight, grade }),
+            4 => (0u8..40).prop_map(Step::Remove),
+            2 => Just(Step::Settle),
+        ]
+    }
+
+    fn id_of(id: u8) -> InstanceId {
+        format!("{id:02}").as_str().into()
+    }
+
+    /// What an endpoint is in the model.
+    #[derive(Debug, Clone, Copy)]
+    struct Known {
+        place: Place,
+        grade: Grade,
+    }
+
+    fn check(roll: &Roll, known: &BTreeMap<u8, Known>) {
+        let those = |worst: Grade| known.values().filter(move |known| known.grade <= worst);
+        let seats = roll.seats();
+        let expected: Vec<u32> = those(Grade::Closed).map(|known| known.place.seat).collect();
+        assert_eq!(*seats, *expected);
+        for worst in [Grade::Fit, Grade::Failing, Grade::Dead] {
+            let (chosen, weights) = roll.up_to(worst, &seats);
+            let expected: Vec<u32> = those(worst).map(|known| known.place.seat).collect();
+            assert_eq!(*chosen, *expected);
+            let expected: Vec<u64> = those(worst).map(|known| known.place.weight).collect();
+            match weights {
+                Weights::Equal { weight, count } => assert_eq!(vec![weight; count], expected),
+                Weights::Each(weights) => assert_eq!(weights, expected),
+            }
+        }
+        let open: Vec<Place> = those(Grade::Dead).map(|known| known.place).collect();
+        assert_eq!(*roll.open(), *open);
+        assert_eq!(roll.tally().open(), open.len());
+        let members: Vec<InstanceId> = roll
+            .members()
+            .iter()
+            .map(|m| m.instance.id.clone())
+            .collect();
+        let ids: Vec<InstanceId> = known.keys().map(|id| id_of(*id)).collect();
+        assert_eq!(members, ids);
+        for known in known.values() {
+            let slot = roll.slots().get(known.place.seat).unwrap();
+            assert_eq!(slot.endpoint.key(), known.place.key);
+            assert_eq!(slot.weight, known.place.weight);
+            assert_eq!(roll.grade(known.place.seat), Some(known.grade));
+        }
+    }
+
+    proptest! {
+        /// Seats are used again at once, before those who left are taken out of the order.
+        #[test]
+        fn it_is_a_sorted_list(steps in prop::collection::vec(step(), 1..120)) {
+            let signal = Arc::new(Signal::new(&Policy::default()));
+            let (mut roll, mut seats) = (Roll::default(), Seats::default());
+            let mut known: BTreeMap<u8, Known> = BTreeMap::new();
+            let mut endpoints = BTreeMap::new();
+            for step in steps.into_iter().chain([Step::Settle]) {
+                match step {
+                    Step::Put { id, weight, grade } => {
+                        let address = ([10, 0, 0, id], 80).into();
+                        let (seat, endpoint) = endpoints.entry(id).or_insert_with(|| {
+                            let (seat, mark) = seats.reserve();
+                            let endpoint = Endpoint::new(id_of(id), address, Arc::clone(&signal), mark);
+                            (seat, Arc::new(endpoint))
+                        });
+                        let mut instance = Instance::listed(address, 1);
+                        instance.id = id_of(id);
+                        let place = Place { seat: *seat, key: endpoint.key(), weight };
+                        let member = Member {
+                            endpoint: Arc::clone(endpoint),
+                            instance: Arc::new(instance),
+                            warmth_tenths: 10,
+                            reasons: Arc::default(),
+                            known_since: Instant::now(),
+                        };
+                        roll.put(&id_of(id), place, grade, member);
+                        known.insert(id, Known { place, grade });
+                    }
+                    Step::Remove(id) => {
+                        known.remove(&id);
+                        if let Some((seat, _)) = endpoints.remove(&id) {
+                            roll.remove(seat);
+                            prop_assert_eq!(roll.grade(seat), None);
+                            seats.release(seat);
+                        }
+                    }
+                    Step::Settle => {
+                        roll.settle();
+                        check(&roll, &known);
+                    }
+                }
+            }
+        }
+    }
+}
