@@ -27,6 +27,7 @@ impl Weights {
     }
 }
 
+#[cfg(test)]
 impl From<&[u64]> for Weights {
     fn from(weights: &[u64]) -> Self {
         match weights {
