@@ -26,7 +26,7 @@ use crate::health::probe::{self, Finding, Question};
 const TICK: Duration = Duration::from_millis(100);
 
 /// Snapshots that follow one another closely wait three times as long as the last one took. That is
-/// under 2 ms for one change among ten thousand instances (`change_cost` in livegate-discovery), but
+/// under 4 ms for one change among ten thousand instances (`change_cost` in livegate-discovery), but
 /// one that changes all of them takes longer, and must not keep the core that probes need. Of those
 /// that wait only the last one counts.
 const PACE: u32 = 3;
